@@ -1,0 +1,48 @@
+"""Curvature products for PyTorch as pure functions.
+
+    nn.Module ─functional_state─▶ (params, buffers)              plain dicts of tensors
+    nn.Module ─sample_losses────▶ loss(params, buffers, batch) ─▶ (n,)
+    loss ─hessian, gauss_newton, …─▶ op(params, buffers, batch, v) ─▶ product, in the form of v
+    op ─averaged──▶ mean_op(params, buffers, batches, v) ─▶ product
+    op ─damped, block_diagonal──▶ an op again
+
+Everything that multiplies has the signature `(params, buffers, batch, v) -> product`; everything else is a function from
+functions to functions. `m(batch)` is always a mean over the samples of the batch.
+"""
+
+from pure_batchops.averages import averaged, chunk_average, n_points, point_average, weighted_average
+from pure_batchops.losses import sample_losses
+from pure_batchops.models import functional_state, stack_states
+from pure_batchops.operations.batch_operation import batch_operation
+from pure_batchops.operations.block_diagonal import block_diagonal
+from pure_batchops.operations.damped import damped
+from pure_batchops.operations.dense import dense
+from pure_batchops.operations.gauss_newton import gauss_newton
+from pure_batchops.operations.generalized_gauss_newton import generalized_gauss_newton
+from pure_batchops.operations.hessian import hessian
+from pure_batchops.operations.inverse_harmonic_mean import inverse_harmonic_mean
+from pure_batchops.operations.monte_carlo_fisher import monte_carlo_fisher
+from pure_batchops.types import Likelihood, Operation, SampleLosses
+
+__all__ = [  # noqa: RUF022  # in the order in which data flows
+    "functional_state",
+    "stack_states",
+    "sample_losses",
+    "hessian",
+    "gauss_newton",
+    "inverse_harmonic_mean",
+    "generalized_gauss_newton",
+    "monte_carlo_fisher",
+    "Likelihood",
+    "batch_operation",
+    "damped",
+    "block_diagonal",
+    "dense",
+    "weighted_average",
+    "chunk_average",
+    "point_average",
+    "n_points",
+    "averaged",
+    "Operation",
+    "SampleLosses",
+]

@@ -1,0 +1,1 @@
+"""One file, one matrix: `(params, buffers, batch, v) -> product`."""

@@ -1,0 +1,90 @@
+"""The diagonal blocks of a matrix."""
+
+from collections.abc import Callable, Sequence
+
+from pure_batchops import checks
+from pure_batchops.models import selected
+from pure_batchops.operations.batch_operation import with_at
+from pure_batchops.trees import vector_form
+from pure_batchops.types import Batch, Buffers, Operation, Params, Selection, Vector
+
+Part = Callable[[Params, Buffers, Vector], Vector]
+
+
+def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
+    """The block-diagonal matrix, whose block B is the matrix of `op` for the params of B, all others held fixed.
+
+    Args:
+        op: an operation whose loss reads params and buffers together, as those of `sample_losses` on a module do: each
+            block is multiplied with its params in `params` and all others in `buffers`.
+        blocks: the blocks, each picked as in `restrict_to`: a name, a shell pattern, several of them, or a predicate.
+            Every parameter stands in exactly one.
+
+    Returns:
+        `op(params, buffers, batch, v) -> product`, symmetric or definite if op is.
+
+    Raises:
+        TypeError: if op is no function, or blocks is no sequence. The operation raises it for params that are no dict.
+        ValueError: if there is no block. The operation raises it for a parameter that stands in no block, or in two.
+
+    Examples:
+        >>> import torch
+        >>> from pure_batchops import dense, hessian
+        >>> def loss(params, buffers, x):
+        ...     both = {**params, **buffers}
+        ...     return (both["a"] * x + both["b"]) ** 2
+        >>> op = block_diagonal(hessian(loss), ["a", "b"])
+        >>> dense(op)({"a": torch.tensor(1.0), "b": torch.tensor(1.0)}, {}, torch.tensor([1.0, 2.0]))
+        tensor([[5., 0.],
+                [0., 2.]])
+    """
+    checks.function("op", op)
+    if isinstance(blocks, str) or not isinstance(blocks, Sequence):
+        msg = f"blocks must be a list of names, patterns, lists of them or predicates, got {blocks!r}"
+        raise TypeError(msg)
+    if not blocks:
+        msg = "blocks must hold at least one block, got none"
+        raise ValueError(msg)
+
+    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
+        form = vector_form(params, v)
+        products = [
+            op(own, others, batch, {name: form.tree[name] for name in own}) for own, others in _parts(params, buffers, blocks)
+        ]
+        return form.restore(_merged(params, products))
+
+    def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
+        multiply = [(own, op.at(own, others, batch)) for own, others in _parts(params, buffers, blocks)]
+
+        def product(v: Vector) -> Vector:
+            form = vector_form(params, v)
+            return form.restore(_merged(params, [part({name: form.tree[name] for name in own}) for own, part in multiply]))
+
+        return product
+
+    return with_at(operation, at)
+
+
+def _parts(params: Params, buffers: Buffers, blocks: Sequence[Selection]) -> list[tuple[Params, Buffers]]:
+    """For each block its own params, and all else as buffers."""
+    if not isinstance(params, dict):
+        msg = f"params must be a dict from names to tensors to be taken in blocks, got {type(params).__name__}"
+        raise TypeError(msg)
+    names = [selected(params, block) for block in blocks]
+    counts = {name: sum(name in block for block in names) for name in params}
+    wrong = [f"{name!r} is in {count}" for name, count in counts.items() if count != 1]
+    if wrong or not all(names):
+        msg = f"every parameter must stand in exactly one of blocks, and no block be empty; {', '.join(wrong)}"
+        raise ValueError(msg)
+    return [
+        (
+            {name: params[name] for name in own},
+            {**buffers, **{name: params[name] for name in params if name not in own}},
+        )
+        for own in names
+    ]
+
+
+def _merged(params: Params, products: list[Params]) -> Params:
+    found = {name: leaf for product in products for name, leaf in product.items()}
+    return {name: found[name] for name in params}

@@ -1,0 +1,50 @@
+"""A matrix with a multiple of the identity on top."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pure_batchops import checks
+from pure_batchops.operations.batch_operation import with_at
+from pure_batchops.trees import map_leaves, vector_form
+from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
+
+
+def damped(op: Operation, regularization: float | Tensor) -> Operation:
+    """The damped matrix, m(batch) + λI.
+
+    Args:
+        op: any operation, on a batch or, as `averaged(op)`, on batches.
+        regularization: λ, positive and finite; or a 0-dim tensor, which may be vmapped and is not checked.
+
+    Returns:
+        `op(params, buffers, batch, v) -> product`, symmetric if op is, positive definite if op is semi-definite.
+
+    Raises:
+        TypeError: if op is no function, or regularization is no number.
+        ValueError: if regularization is not positive and finite.
+
+    Examples:
+        >>> import torch
+        >>> from pure_batchops import hessian
+        >>> op = damped(hessian(lambda params, buffers, x: (params * x) ** 2), 0.5)
+        >>> op(torch.tensor([1.0]), {}, torch.tensor([1.0, 1.0]), torch.tensor([1.0]))
+        tensor([2.5000])
+    """
+    checks.function("op", op)
+    damping = checks.positive("regularization", regularization)
+
+    def sum_with(product: Callable[[Vector], Vector], params: Params, v: Vector) -> Vector:
+        tree, _, restore = vector_form(params, v)
+        shifts = map_leaves(lambda leaf: (damping * leaf).to(leaf.dtype), tree)
+        return map_leaves(lambda a, b: a + b, product(v), restore(shifts))
+
+    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
+        return sum_with(lambda u: op(params, buffers, batch, u), params, v)
+
+    def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Any]:
+        product = op.at(params, buffers, batch)
+        return lambda v: sum_with(product, params, v)
+
+    return with_at(operation, at)

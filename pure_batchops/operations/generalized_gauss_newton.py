@@ -1,0 +1,85 @@
+"""The generalized Gauss-Newton matrix, and the shape that it shares with the Fisher: Jᵀ C J."""
+
+from collections.abc import Callable
+
+from torch import nn
+from torch.func import grad, vjp
+
+from pure_batchops import checks
+from pure_batchops.losses import length, output_losses, pair
+from pure_batchops.models import pure_forward
+from pure_batchops.operations.batch_operation import batch_operation
+from pure_batchops.operations.jacobian import jacobian
+from pure_batchops.trees import map_leaves
+from pure_batchops.types import Batch, Buffers, Criterion, Forward, LinearMap, Operation, Params, Tree
+
+
+def generalized_gauss_newton(
+    model: nn.Module | Forward, criterion: Criterion, *, batch_dim: int = 0, chunk_size: int | None = None
+) -> Operation:
+    """The generalized Gauss-Newton matrix, m(batch) = 1/n Σᵢ Jᵢᵀ (∇²criterion)ᵢ Jᵢ, a mean over the n samples.
+
+    Jᵢ is the Jacobian of the model's output for sample i, ∇²criterion the Hessian of the criterion with respect to that
+    output. It is the Hessian of the mean loss without the curvature of the model, and, where the criterion is the
+    negative logarithm of an exponential family's likelihood in its natural parameters, the Fisher.
+
+    Args:
+        model: as for `sample_losses`.
+        criterion: as for `sample_losses`.
+        batch_dim: the axis of the samples in inputs, outputs and targets.
+        chunk_size: how many vectors are multiplied at once, see `batch_operation`.
+
+    Returns:
+        `op(params, buffers, batch, v) -> product`, linear, symmetric; positive semi-definite if the criterion is convex
+        in the output.
+
+    Raises:
+        TypeError: if model is neither a module nor a function, or criterion is no function.
+        ValueError: as for `sample_losses`. The operation raises it for a v or a batch that does not fit.
+
+    Examples:
+        Of (xᵢ w − yᵢ)² the criterion's Hessian is 2, so that m = mean of 2 xᵢ²:
+
+        >>> import torch
+        >>> def line(params, buffers, x):
+        ...     return params["w"] * x
+        >>> op = generalized_gauss_newton(line, torch.nn.MSELoss())
+        >>> op({"w": torch.tensor(3.0)}, {}, (torch.tensor([1.0, 2.0]), torch.zeros(2)), torch.tensor([1.0]))
+        tensor([5.])
+
+    References:
+        Schraudolph (2002), Fast Curvature Matrix-Vector Products for Second-Order Gradient Descent.
+        Martens (2020), New Insights and Perspectives on the Natural Gradient Method.
+    """
+    axis = checks.axis("batch_dim", batch_dim)
+    criteria = output_losses(criterion, axis)
+
+    def curvature(outputs: Tree, targets: Tree) -> LinearMap:
+        _, pullback = vjp(grad(lambda o: criteria(o, targets).sum()), outputs)  # samples apart: one block for each
+        return lambda u: pullback(u)[0]
+
+    return curvature_of_outputs(model, curvature, batch_dim=axis, chunk_size=chunk_size)
+
+
+def curvature_of_outputs(
+    model: nn.Module | Forward,
+    curvature: Callable[[Tree, Tree], LinearMap],
+    *,
+    batch_dim: int,
+    chunk_size: int | None,
+) -> Operation:
+    """m(batch) = 1/n Jᵀ C J, J the Jacobian of all outputs and `curvature(outputs, targets)` the map u ↦ C u."""
+    forward = pure_forward(model)
+
+    def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
+        inputs, targets = pair(batch, batch_dim)
+        outputs, push, pull = jacobian(lambda p: forward(p, buffers, inputs), params)
+        n = length("the model's outputs and inputs", (outputs, inputs), batch_dim)
+        curve = curvature(outputs, targets)
+
+        def product(v: Tree) -> Tree:
+            return pull(map_leaves(lambda leaf: leaf / n, curve(push(v))))  # v → Jv → CJv → JᵀCJv / n
+
+        return product
+
+    return batch_operation(at, chunk_size=chunk_size)

@@ -1,0 +1,87 @@
+"""The squared norms of the gradients of single samples, a chunk of samples at a time."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pure_batchops import checks
+from pure_batchops.trees import leaves
+from pure_batchops.types import Batch, Buffers, Params, SampleLosses
+
+NUMBERS_AT_ONCE = 2**22
+"""As many gradients are held at once as have this many numbers (16 MiB in float32)."""
+
+MOST_COMPILED_CHUNKS = 16
+"""Chunks are unrolled by the compiler, so a compiled operation takes no more of them than this."""
+
+
+def squared_gradient_norms(
+    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, losses: Tensor, chunk_size: int | None
+) -> Tensor:
+    """‖∇ℓᵢ‖² for each sample, `(n,)`, never holding more than a chunk of gradients.
+
+    The tensors of the batch that have n samples along `loss.batch_dim` (0 for a loss that says nothing) are split into
+    samples; whatever else the batch holds is shared by all.
+
+    Returns:
+        A tensor of shape `(n,)`, in at least single precision.
+
+    Raises:
+        ValueError: if a sample has another loss alone than in its batch. Where no number can be read (under vmap and
+            torch.compile) its norm is not a number instead.
+    """
+    n, axis = len(losses), getattr(loss, "batch_dim", 0)
+    parts, spec = tree_flatten(batch)
+    split = [isinstance(part, Tensor) and _length(part, axis) == n for part in parts]
+
+    def of_one(*sample: Tensor) -> tuple[Tensor, Tensor]:
+        own = iter(sample)
+        alone = [next(own).unsqueeze(axis) if is_split else part for part, is_split in zip(parts, split, strict=True)]
+        gradient, value = grad_and_value(lambda p: loss(p, buffers, tree_unflatten(alone, spec)).sum())(params)
+        return _squared_norm(gradient), value
+
+    samples = [part for part, is_split in zip(parts, split, strict=True) if is_split]
+    if not samples:
+        msg = f"batch must hold a tensor with {n} samples along axis {axis}, as many as there are losses"
+        raise ValueError(msg)
+    norms, alone = torch.vmap(of_one, in_dims=axis, chunk_size=chunk_size or _chunk(n, params))(*samples)
+    return _refuse_mixed(norms, alone, losses)
+
+
+def _length(part: Tensor, axis: int) -> int | None:
+    return part.shape[axis] if -part.dim() <= axis < part.dim() else None
+
+
+def _chunk(n: int, params: Params) -> int:
+    chunk = max(1, NUMBERS_AT_ONCE // sum(leaf.numel() for leaf in leaves(params)))
+    return max(chunk, -(-n // MOST_COMPILED_CHUNKS)) if checks.compiling() else chunk
+
+
+def _squared_norm(gradient: Any) -> Tensor:
+    """In at least single precision: squares of half-precision numbers overflow."""
+    wide = [leaf.to(torch.promote_types(leaf.dtype, torch.float32)) for leaf in leaves(gradient)]
+    return torch.stack([leaf.square().sum() for leaf in wide]).sum()
+
+
+def _refuse_mixed(norms: Tensor, alone: Tensor, losses: Tensor) -> Tensor:
+    # Rounding differs between one sample and many; a loss that mixes samples is off by a factor, not by rounding.
+    tolerance = torch.finfo(losses.dtype).eps ** (1 / 3)
+    same = (alone - losses).abs() <= tolerance * (1 + losses.abs())
+    same = same | ~torch.isfinite(losses)  # what is not finite speaks for itself
+    if not checks.compiling():
+        try:
+            mixed = not bool(same.all())
+        except RuntimeError:  # under vmap there is no one answer
+            mixed = False
+        if mixed:
+            worst = int((alone - losses).abs().argmax())
+            msg = (
+                f"loss must give a sample the same value alone as in its batch: sample {worst} has "
+                f"{float(losses[worst]):.6g} in the batch and {float(alone[worst]):.6g} alone; samples must not depend on "
+                "each other (a mean over the batch inside the loss?)"
+            )
+            raise ValueError(msg)
+    return torch.where(same, norms, torch.nan)

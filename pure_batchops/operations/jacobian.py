@@ -1,0 +1,35 @@
+"""The Jacobian of a function of params as two linear maps, J and Jᵀ, by reverse mode alone.
+
+As u ↦ Jᵀu is linear, its own pullback is v ↦ Jv. Forward mode would have gaps (fused attention, LSTM, some losses),
+is slow in eager mode for cross-entropy, and its zero tensors have no storage, which compiled code does not know.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch.func import vjp
+
+from pure_batchops import checks
+from pure_batchops.trees import map_leaves
+from pure_batchops.types import LinearMap, Params, Tree
+
+
+class Jacobian(NamedTuple):
+    """The value of a function, v ↦ J v, and u ↦ Jᵀ u."""
+
+    value: Tree
+    push: LinearMap
+    pull: LinearMap
+
+
+def jacobian(function: Callable[[Params], Tree], params: Params) -> Jacobian:
+    """The Jacobian of a function at params, never formed."""
+    value, pullback = vjp(function, params)
+
+    def pull(u: Tree) -> Tree:
+        # torch 2.5 cannot compile a pullback within another transform; anew, the compiler merges it with the first.
+        return (vjp(function, params)[1] if checks.compiling() else pullback)(u)[0]
+
+    _, pushforward = vjp(pull, map_leaves(torch.ones_like, value))
+    return Jacobian(value, lambda v: pushforward(v)[0], pull)
