@@ -6,12 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.utils._pytree import tree_map
 
 from pure_batchops import checks
-from pure_batchops.models import pure_forward
+from pure_batchops.forwards import pure_forward
 from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Criterion, Forward, Params, SampleLosses, Tree
+
+
+# Under two vmaps, of which the outer batches both arguments and the inner one, these fail on sizes (torch 2.1 to 2.13).
+_FUSED = (F.mse_loss, F.huber_loss, F.smooth_l1_loss)
+_FUSED_MODULES = (nn.MSELoss, nn.HuberLoss, nn.SmoothL1Loss)
 
 
 def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: int = 0) -> SampleLosses:
@@ -58,7 +64,11 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
     checks.function("criterion", criterion)
     _refuse_batch_weights(criterion)
 
+    fused = (criterion.func if isinstance(criterion, partial) else criterion) in _FUSED or isinstance(criterion, _FUSED_MODULES)
+
     def of_one(output: Tree, target: Tree) -> Tensor:
+        if fused and isinstance(target, Tensor) and output.shape == target.shape:
+            target = target + torch.zeros_like(output)  # batched wherever the output is
         value = criterion(_with_axis(output, batch_dim), _with_axis(target, batch_dim))
         if not isinstance(value, Tensor) or value.numel() != 1:
             seen = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

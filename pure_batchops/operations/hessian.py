@@ -1,10 +1,11 @@
 """The Hessian of the mean loss."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp
+from torch.func import grad, jacrev, jvp, vjp
 
 from pure_batchops import checks
 from pure_batchops.losses import mean_loss
@@ -20,10 +21,11 @@ def hessian(loss: SampleLosses, *, mode: str = "reverse_over_reverse", chunk_siz
 
     Args:
         loss: `(params, buffers, batch) -> (n,)`, or a function that returns a 0-dim tensor, which is taken as it is.
-        mode: `"reverse_over_reverse"`; `"forward_over_reverse"` (memory of a gradient);
-            `"reverse_over_forward"`; `"finite_difference"`, (g(θ + εv) − g(θ − εv)) / 2ε with g the gradient and
-            ε = ∛(machine epsilon) · (1 + ‖θ‖) / ‖v‖, which needs first derivatives only and is exact to about ε². Under
-            torch.compile the forward modes compile as reverse over reverse.
+        mode: `"reverse_over_reverse"`, the pullback of the gradient; `"forward_over_reverse"`, the derivative of the
+            gradient along v (under torch.compile it compiles as reverse over reverse); `"reverse_over_forward"`, the
+            gradient of the slope ∇ℓ·v, a slope taken by reverse mode too, as torch's forward mode is silently wrong when it is
+            differentiated (layer norm, det, solve); `"finite_difference"`, (g(θ + εv) − g(θ − εv)) / 2ε with g the gradient
+            and ε = ∛(machine epsilon) · (1 + ‖θ‖) / ‖v‖, which needs first derivatives only and is exact to about ε².
         chunk_size: how many vectors are multiplied at once, see `batch_operation`.
 
     Returns:
@@ -50,9 +52,8 @@ def hessian(loss: SampleLosses, *, mode: str = "reverse_over_reverse", chunk_siz
     mean = mean_loss(loss)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
-        forward = mode in ("forward_over_reverse", "reverse_over_forward")
         # Forward mode's zero tensors have no storage: inductor's code for them reads from nowhere and dies.
-        way = _reverse_over_reverse if forward and checks.compiling() else _MODES[mode]
+        way = _reverse_over_reverse if mode == "forward_over_reverse" and checks.compiling() else _MODES[mode]
         return way(lambda p: mean(p, buffers, batch), params)
 
     return batch_operation(at, chunk_size=chunk_size)
@@ -64,16 +65,13 @@ def _reverse_over_reverse(mean: Callable[[Params], Tensor], params: Params) -> L
 
 
 def _forward_over_reverse(mean: Callable[[Params], Tensor], params: Params) -> LinearMap:
-    def gradient(p: Params) -> Tree:
-        value, pullback = vjp(mean, p)  # jvp(grad(…)) fails on mse_loss: "ZeroTensors are immutable"
-        return pullback(torch.ones_like(value))[0]
-
+    gradient = jacrev(mean)  # jvp(grad(…)) fails on mse_loss: "ZeroTensors are immutable"
     return lambda v: jvp(gradient, (params,), (v,))[1]
 
 
 def _reverse_over_forward(mean: Callable[[Params], Tensor], params: Params) -> LinearMap:
-    def slope(p: Params, v: Tree) -> Tensor:
-        return jvp(mean, (p,), (v,))[1]  # θ → ∇ℓ(θ)·v
+    def slope(p: Params, v: Tree) -> Any:  # ∇ℓ(θ)·v
+        return sum((g * d).sum() for g, d in zip(leaves(grad(mean)(p)), leaves(v), strict=True))
 
     return lambda v: grad(slope)(params, v)
 

@@ -1,0 +1,185 @@
+"""A module as a pure function, `forward(params, buffers, inputs) -> outputs`."""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pure_batchops import checks
+from pure_batchops.types import Buffers, Forward, Params, Tree
+
+# The base classes of all batch norms, instance norms and dropouts have private names only.
+BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001
+InstanceNorm = nn.modules.instancenorm._InstanceNorm  # noqa: SLF001
+Dropout = nn.modules.dropout._DropoutNd  # noqa: SLF001
+
+
+def pure_forward(model: nn.Module | Forward) -> Forward:
+    """The forward pass of a module as a pure function, or the function itself.
+
+    Inputs are handed over as they are, `model(inputs)`; where the module's forward cannot be called with one
+    argument, a tuple or list of inputs becomes its positional arguments and a dict its keyword arguments.
+
+    Returns:
+        `forward(params, buffers, inputs) -> outputs`.
+
+    Raises:
+        TypeError: if model is neither a module nor a function.
+        ValueError: if batch norm or dropout is in training mode.
+    """
+    if not isinstance(model, nn.Module):
+        checks.function("model", model)
+        return model
+    _refuse_training_mode(model)
+    skeleton = _skeleton(model)
+    shapes = {name: tensor.shape for name, tensor in [*skeleton.named_parameters(), *skeleton.named_buffers()]}
+    signature = inspect.signature(skeleton.forward)
+    watched = {name for name, _ in skeleton.named_buffers()} if any(part.training for part in model.modules()) else None
+
+    def forward(params: Params, buffers: Buffers, inputs: Tree) -> Tree:
+        _check_state(shapes, params, buffers)
+        arguments, keywords = _arguments(signature, inputs)
+
+        def outputs(buffers: Buffers) -> Tree:
+            with _math_attention():
+                return functional_call(skeleton, (params, buffers), arguments, keywords, strict=True)
+
+        return outputs(buffers) if watched is None or checks.compiling() else _unmoved(outputs, buffers, watched)
+
+    return forward
+
+
+def _unmoved(outputs: Callable[[Buffers], Tree], buffers: Buffers, watched: set[str]) -> Tree:
+    """The outputs of a model of which a part is in training mode, if it neither draws random numbers nor writes."""
+    before = torch.get_rng_state()
+    copies = {name: tensor.clone() if name in watched else tensor for name, tensor in buffers.items()}
+    versions = {name: tensor._version for name, tensor in copies.items()}  # noqa: SLF001
+    result = outputs(copies)
+    written = [name for name, tensor in copies.items() if tensor._version != versions[name]]  # noqa: SLF001
+    if written or not torch.equal(before, torch.get_rng_state()):
+        did = f"wrote into its buffers {', '.join(written)}" if written else "drew random numbers (functional dropout?)"
+        msg = f"model must be a pure function of params and buffers, but in training mode it {did}; call model.eval()"
+        raise ValueError(msg)
+    return result
+
+
+def _refuse_training_mode(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
+        if isinstance(module, BatchNorm) and module.running_mean is None:
+            msg = f"model must not mix the samples of a batch, got {where} without running statistics"
+            raise ValueError(msg)
+        if not module.training:
+            continue
+        if isinstance(module, BatchNorm) or (isinstance(module, InstanceNorm) and module.track_running_stats):
+            msg = f"model must not have batch norm in training mode, got {where}; call model.eval()"
+            raise ValueError(msg)
+        rate = getattr(module, "p" if isinstance(module, Dropout) else "dropout", 0)
+        if isinstance(module, nn.RReLU) or (isinstance(rate, (int, float)) and rate > 0):
+            msg = f"model must not have dropout in training mode, got {where}; call model.eval()"
+            raise ValueError(msg)
+
+
+def _skeleton(model: nn.Module) -> nn.Module:
+    """A copy of the model that holds no numbers: each parameter and buffer on the meta device, ties kept."""
+    memo: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        meta = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(meta, tensor.requires_grad) if is_parameter else meta
+    for module in model.modules():
+        # A tensor that is computed from parameters (weight_norm's) cannot be deep-copied; a forward hook renews it.
+        computed = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+        memo.update({id(value): torch.empty_like(value, device="meta") for value in computed})
+    skeleton = copy.deepcopy(model, memo)
+    for module in skeleton.modules():
+        # The fused fast path of attention has no derivatives. It is for eval mode alone; no dropout is left to draw.
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        if isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
+            module.training = True
+        if type(module).forward is nn.LayerNorm.forward:
+            module.forward = partial(_layer_norm, module)
+        if isinstance(module, InstanceNorm) and module.running_mean is None:
+            module.forward = partial(_instance_norm, module)  # type: ignore[method-assign]
+    return skeleton
+
+
+# torch's fused norms take their saved mean and deviation for constants from the third derivative on (2.1 to 2.13): the
+# derivative of a product would be silently wrong. Spelled out, they are right at any order.
+
+
+def _layer_norm(module: Any, x: Tensor) -> Tensor:
+    axes = tuple(range(-len(module.normalized_shape), 0))
+    if x.shape[axes[0] :] != torch.Size(module.normalized_shape):
+        msg = f"the input of LayerNorm must end in the shape {tuple(module.normalized_shape)}, got {tuple(x.shape)}"
+        raise ValueError(msg)
+    y = _standardized(x, axes, module.eps)
+    y = y if module.weight is None else y * module.weight
+    return y if getattr(module, "bias", None) is None else y + module.bias
+
+
+def _instance_norm(module: Any, x: Tensor) -> Tensor:
+    axes = tuple(range(1 - module._get_no_batch_dim(), 0))  # noqa: SLF001  # the axes after the channels
+    y = _standardized(x, axes, module.eps)
+    lift = [-1] + [1] * len(axes)
+    return y if module.weight is None else y * module.weight.reshape(lift) + module.bias.reshape(lift)
+
+
+def _standardized(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = wide - wide.mean(axes, keepdim=True)
+    return (centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()).to(x.dtype)
+
+
+def _check_state(shapes: Mapping[str, torch.Size], params: Any, buffers: Any) -> None:
+    for what, tensors in (("params", params), ("buffers", buffers)):
+        if not isinstance(tensors, Mapping):
+            msg = f"{what} of a module must be a dict from names to tensors, got {type(tensors).__name__}"
+            raise TypeError(msg)
+        for name, tensor in tensors.items():
+            if name not in shapes:
+                msg = f"the model has no parameter or buffer {name!r}, given in {what}; it has {', '.join(shapes)}"
+                raise ValueError(msg)
+            if tensor.shape != shapes[name]:
+                msg = (
+                    f"{what}[{name!r}] must have the model's shape {tuple(shapes[name])}, got {tuple(tensor.shape)}; "
+                    "for an ensemble use torch.vmap"
+                )
+                raise ValueError(msg)
+    missing = [name for name in shapes if name not in params and name not in buffers]
+    twice = [name for name in params if name in buffers]
+    if missing or twice:
+        msg = (
+            f"params and buffers together must hold each tensor of the model once; "
+            f"missing {', '.join(missing) or 'none'}, in both {', '.join(twice) or 'none'}"
+        )
+        raise ValueError(msg)
+
+
+def _arguments(signature: inspect.Signature, inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, (tuple, list, dict)) and not _accepts(signature, inputs):
+        return ((), inputs) if isinstance(inputs, dict) else (tuple(inputs), {})
+    return (inputs,), {}
+
+
+def _accepts(signature: inspect.Signature, inputs: Tree) -> bool:
+    try:
+        signature.bind(inputs)
+    except TypeError:
+        return False
+    return True
+
+
+def _math_attention() -> AbstractContextManager[Any]:
+    """Attention by plain matrix products: its fused kernels have neither forward mode nor second derivatives."""
+    if hasattr(torch.nn, "attention"):
+        return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    kernel: Callable[..., AbstractContextManager[Any]] = torch.backends.cuda.sdp_kernel
+    return kernel(enable_flash=False, enable_mem_efficient=False, enable_math=True)

@@ -1,0 +1,227 @@
+"""Every law × every average."""
+
+from functools import reduce
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, TensorDataset
+
+import pure_batchops as pb
+from tests.strategies import problem, seeds
+
+
+def by_one(products):
+    return pb.weighted_average((product, 1.0) for product in products)
+
+
+def by_points(products):
+    return pb.point_average((product, (torch.zeros(2, 3), torch.zeros(2))) for product in products)
+
+
+AVERAGES = {"weighted": by_one, "chunk": pb.chunk_average, "point": by_points}
+every_average = pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES)
+
+
+def products(count, seed, shape=(3,)):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def pydvl_chunk_average(stream):
+    """pyDVL 0.10's ChunkAveraging: the sum over the number of tensors."""
+    stream = list(stream)
+    return reduce(torch.add, stream) / len(stream)
+
+
+def pydvl_point_average(pairs, batch_dim=0):
+    """pyDVL 0.10's PointAveraging, as described: points read off the product, the first product not weighted."""
+    (total, _), *rest = pairs
+    points = total.shape[batch_dim]
+    for product, _ in rest:
+        total, points = total + product * product.shape[batch_dim], points + product.shape[batch_dim]
+    return total / points
+
+
+@every_average
+@given(count=st.integers(1, 6), seed=seeds)
+def test_average_of_equal_products_is_that_product(average, count, seed):
+    (product,) = products(1, seed)
+    assert_close(average([product] * count), product)
+    assert_close(average({"a": product, "b": [product]} for _ in range(count)), {"a": product, "b": [product]})
+
+
+@every_average
+@given(count=st.integers(1, 6), seed=seeds, data=st.data())
+def test_average_ignores_order(average, count, seed, data):
+    drawn = products(count, seed)
+    assert_close(average(data.draw(st.permutations(drawn))), average(drawn))
+
+
+@every_average
+def test_average_reads_its_stream_once_and_lazily(average):
+    alive = []
+
+    def stream():
+        for i in range(5):
+            assert len(alive) == i
+            alive.append(i)
+            yield torch.full((2,), float(i))
+
+    generator = stream()
+    assert_close(average(generator), torch.full((2,), 2.0))
+    with pytest.raises(ValueError, match="empty .a generator that was already used up"):
+        average(generator)
+
+
+@every_average
+@given(seed=seeds)
+def test_products_stay_untouched_and_the_average_does_not_alias_them(average, seed):
+    for count in (1, 3):
+        drawn = products(count, seed)
+        copies = [product.clone() for product in drawn]
+        mean = average(drawn)
+        mean += 1
+        assert all(torch.equal(product, copy) for product, copy in zip(drawn, copies, strict=True))
+
+
+@given(weights=st.lists(st.floats(0, 10), min_size=1, max_size=6).filter(lambda w: sum(w) > 1e-3), seed=seeds)
+def test_weighted_average_is_the_sum_over_the_total_weight(weights, seed):
+    drawn = products(len(weights), seed)
+    expected = sum(w * t for w, t in zip(weights, drawn, strict=True)) / sum(weights)
+    assert_close(pb.weighted_average(zip(drawn, weights, strict=True)), expected)
+
+
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), seed=seeds, batch_dim=st.sampled_from([0, 1, -1]))
+def test_point_average_over_any_split_is_the_whole(sizes, seed, batch_dim):
+    (data,) = products(1, seed, (sum(sizes), 2))
+    parts = data.split(sizes)
+    pairs = [(part.mean(0), part if batch_dim == 0 else part.T) for part in parts]
+    assert_close(pb.point_average(pairs, batch_dim), data.mean(0))
+
+
+def test_pydvl_averages_are_shown_to_be_wrong_and_these_right():
+    ones = [(torch.ones(3), (torch.zeros(n, 1), torch.zeros(n))) for n in (4, 4, 4)]
+    assert_close(pb.point_average(ones), torch.ones(3))
+    assert_close(pydvl_point_average(ones), torch.full((3,), 7 / 9))  # (1 + 3 + 3) / 9
+    four = [(torch.ones(4), batch) for _, batch in ones]
+    assert_close(pydvl_point_average(four), torch.full((4,), 0.75))
+    unequal = [(torch.zeros(2), (torch.zeros(1),)), (torch.ones(2), (torch.zeros(3),))]
+    assert_close(pb.point_average(unequal), torch.full((2,), 0.75))
+    assert_close(pydvl_point_average(unequal), torch.full((2,), 0.5))  # it never saw the three points
+    assert_close(pydvl_chunk_average([t for t, _ in unequal]), pb.chunk_average(t for t, _ in unequal))
+
+
+def test_half_precision_is_summed_in_single_and_many_floats_stay_exact():
+    for dtype in (torch.float16, torch.bfloat16):
+        mean = pb.chunk_average(torch.full((2,), 1.0, dtype=dtype) for _ in range(5000))  # a half sum stops at 2048
+        assert mean.dtype == dtype
+        assert_close(mean, torch.ones(2, dtype=dtype))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(100_000, 1, generator=generator)
+    assert_close(pb.chunk_average(drawn), drawn.double().mean(0).float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "error", "message"),
+    [
+        ([], ValueError, "empty"),
+        ([(torch.ones(2), 0), (torch.ones(2), 0)], ValueError, "total weight must be positive"),
+        ([(torch.ones(2), 2), (torch.ones(2), -1)], ValueError, "not negative, got -1"),
+        ([(torch.ones(2), float("nan"))], ValueError, "finite"),
+        ([(torch.ones(2), "1")], TypeError, "must be a number"),
+        ([(torch.ones(2), 1), (torch.ones(3), 1)], ValueError, r"\(2,\) torch.float32 and \(3,\)"),
+        ([(torch.ones(2), 1), (torch.ones(1), 1)], ValueError, "one shape"),
+        ([(torch.ones(2), 1), (torch.ones(2).double(), 1)], ValueError, "dtype"),
+        ([({"a": torch.ones(2)}, 1), ({"b": torch.ones(2)}, 1)], ValueError, "missing 'a'; not expected 'b'"),
+        ([({"a": torch.ones(2)}, 1), (torch.ones(2), 1)], ValueError, "missing 'a'"),
+        ([(torch.ones(2, dtype=torch.int64), 1)], TypeError, "floating-point"),
+        ([(None, 1)], TypeError, "floating-point"),
+        ([torch.ones(2)], ValueError, "pairs"),
+    ],
+)
+def test_average_refuses_what_it_cannot_average(pairs, error, message):
+    with pytest.raises(error, match=message):
+        pb.weighted_average(pairs)
+
+
+def test_point_average_refuses_batches_without_a_number_of_points():
+    for batch, message in (
+        ((torch.ones(2, 1), torch.ones(3)), "one number of samples"),
+        ((torch.ones(0, 1), torch.ones(0)), "empty batch"),
+        ("words", "of no tensor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pb.point_average([(torch.ones(2), batch)])
+
+
+def test_keys_of_products_may_come_in_any_order():
+    one, other = {"a": torch.zeros(2), "b": torch.ones(2)}, {"b": torch.ones(2), "a": torch.zeros(2)}
+    assert_close(pb.chunk_average([one, other]), one)
+
+
+def data_of(p):
+    return TensorDataset(*p.batch)
+
+
+def test_average_over_a_data_loader_is_the_operation_on_all_the_data():
+    p = problem("perceptron", 7)
+    op = pb.gauss_newton(p.loss)
+    v = torch.ones(p.numbers, dtype=torch.float64)
+    whole = op(p.params, p.buffers, p.batch, v)
+    seen = []
+
+    def progress(stream):
+        for item in stream:
+            seen.append(item)
+            yield item
+
+    for shuffle in (False, True):
+        loader = DataLoader(data_of(p), batch_size=3, shuffle=shuffle)
+        assert_close(pb.averaged(op, progress=progress)(p.params, p.buffers, loader, v), whole)
+        multiply = pb.averaged(op).at(p.params, p.buffers, loader)
+        assert_close(multiply(torch.stack([v, 2 * v])), torch.stack([whole, 2 * whole]))
+    assert len(seen) == 6
+    plain = pb.averaged(op, weight=lambda batch: 1)(p.params, p.buffers, DataLoader(data_of(p), batch_size=3), v)
+    parts = [op(p.params, p.buffers, batch, v) for batch in DataLoader(data_of(p), batch_size=3)]
+    assert_close(plain, pydvl_chunk_average(parts))
+
+
+def test_vmapped_operation_averages_outside():
+    p = problem("perceptron", 4)
+    members = [({k: leaf * s for k, leaf in p.params.items()}, p.buffers) for s in (1, 2)]
+    op = torch.vmap(pb.hessian(p.loss), in_dims=(0, 0, None, None))
+    v = torch.ones(p.numbers, dtype=torch.float64)
+    mean = pb.averaged(op)(*pb.stack_states(members), DataLoader(data_of(p), batch_size=3), v)
+    assert_close(mean, torch.stack([pb.hessian(p.loss)(*member, p.batch, v) for member in members]))
+
+
+def test_average_composes_with_operations_on_operations():
+    p = problem("perceptron", 4)
+    batches = [tuple(part[i : i + 2] for part in p.batch) for i in (0, 2)]
+    op = pb.hessian(p.loss)
+    mean = pb.dense(pb.damped(pb.averaged(op), 0.5))(p.params, p.buffers, batches)
+    whole = pb.dense(pb.damped(op, 0.5))(p.params, p.buffers, p.batch)
+    assert_close(mean, whole)
+    blocks = pb.block_diagonal(pb.averaged(op), ["0.*", "2.*"])
+    assert_close(
+        pb.dense(blocks)(p.params, p.buffers, batches),
+        pb.dense(pb.block_diagonal(op, ["0.*", "2.*"]))(p.params, p.buffers, p.batch),
+    )
+
+
+def test_averaged_refuses_an_iterator_for_many_products_and_a_used_up_stream():
+    p = problem("perceptron", 4)
+    mean_op, v = pb.averaged(pb.hessian(p.loss)), torch.ones(p.numbers, dtype=torch.float64)
+    with pytest.raises(ValueError, match="iterable again"):
+        mean_op.at(p.params, p.buffers, iter([p.batch]))
+    stream = iter([p.batch])
+    mean_op(p.params, p.buffers, stream, v)
+    with pytest.raises(ValueError, match="used up"):
+        mean_op(p.params, p.buffers, stream, v)
+    with pytest.raises(TypeError, match="op must be a function"):
+        pb.averaged(None)
+    with pytest.raises(TypeError, match="weight must be a function"):
+        pb.averaged(pb.hessian(p.loss), weight=3)

@@ -1,0 +1,236 @@
+"""From modules to `(params, buffers)` and back."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import pure_batchops as pb
+from pure_batchops.forwards import pure_forward
+from tests.strategies import KINDS, Tied, problem
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pure_forward_of_the_state_is_the_model(kind):
+    p = problem(kind, 3)
+    assert_close(pure_forward(p.model)(p.params, p.buffers, p.batch[0]), p.model(p.batch[0]))
+
+
+def test_numbers_come_from_the_arguments_and_never_from_the_module():
+    p = problem("convolution", 3)
+    loss, before = p.loss, p.loss(p.params, p.buffers, p.batch)
+    frozen = {name: leaf.clone() for name, leaf in p.params.items()}
+    with torch.no_grad():
+        for tensor in [*p.model.parameters(), *p.model.buffers()]:
+            tensor.zero_()
+    p.model.train()
+    assert_close(loss(frozen, pb.functional_state(problem("convolution", 3).model)[1], p.batch), before)
+
+
+def test_loss_does_not_keep_the_numbers_of_the_model_alive():
+    model = nn.Linear(3, 2)
+    loss = pb.sample_losses(model, nn.CrossEntropyLoss())
+    weight = weakref.ref(model.weight)
+    del model
+    gc.collect()
+    assert weight() is None
+    assert loss is not None
+
+
+def test_state_shares_storage_and_is_detached():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    params, buffers = pb.functional_state(model)
+    assert list(params) == [name for name, _ in model.named_parameters()]
+    assert list(buffers) == [name for name, _ in model.named_buffers()]
+    assert params["0.weight"].data_ptr() == model[0].weight.data_ptr()
+    assert not any(leaf.requires_grad for leaf in params.values())
+
+
+@pytest.mark.parametrize(
+    ("restrict_to", "names"),
+    [
+        ("2.weight", ["2.weight"]),
+        ("2.*", ["2.weight", "2.bias"]),
+        (["*.bias", "0.weight"], ["0.weight", "0.bias", "2.bias"]),
+        (("2.bias", "0.bias"), ["0.bias", "2.bias"]),
+        (lambda name, tensor: tensor.dim() == 2 and name.startswith("2"), ["2.weight"]),
+        ({"0.bias": nn.Parameter(torch.zeros(4))}, ["0.bias"]),
+    ],
+)
+def test_restrict_to_picks_in_the_order_of_the_model(restrict_to, names):
+    model = problem("perceptron").model
+    params, buffers = pb.functional_state(model, restrict_to)
+    assert list(params) == names
+    assert set(params) | set(buffers) == set(dict(model.named_parameters()))
+
+
+def test_frozen_parameters_are_buffers_unless_picked():
+    model = problem("perceptron").model
+    model[0].requires_grad_(False)
+    assert list(pb.functional_state(model)[0]) == ["2.weight", "2.bias"]
+    assert list(pb.functional_state(model)[1]) == ["0.weight", "0.bias"]
+    assert list(pb.functional_state(model, "0.weight")[0]) == ["0.weight"]
+
+
+def test_tied_parameter_answers_to_each_of_its_names():
+    model = Tied()
+    assert list(pb.functional_state(model)[0]) == ["embedding.weight"]
+    assert list(pb.functional_state(model, "head.weight")[0]) == ["embedding.weight"]
+
+
+@pytest.mark.parametrize(
+    ("restrict_to", "error", "message"),
+    [
+        ("3.weight", ValueError, "no parameter matches '3.weight'; there are 0.weight"),
+        (["0.weight", "x*"], ValueError, "no parameter matches 'x[*]'"),
+        ([], ValueError, "no parameter is left"),
+        (lambda name, tensor: False, ValueError, "no parameter is left"),
+        (3, TypeError, "got int"),
+        ([3], TypeError, "must be a string"),
+    ],
+)
+def test_restrict_to_that_picks_nothing_is_refused(restrict_to, error, message):
+    with pytest.raises(error, match=message):
+        pb.functional_state(problem("perceptron").model, restrict_to)
+
+
+def test_stacked_states_have_a_leading_axis_and_are_copies():
+    states = [pb.functional_state(problem("convolution", seed=seed).model) for seed in range(3)]
+    params, buffers = pb.stack_states(states)
+    for name, leaf in {**params, **buffers}.items():
+        assert_close(leaf, torch.stack([{**p, **b}[name] for p, b in states]))
+    params["0.weight"].zero_()
+    assert states[0][0]["0.weight"].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [
+        ([], "at least one"),
+        ([({"a": torch.ones(1)}, {}), ({"b": torch.ones(1)}, {})], "params of member 1 must have the leaves 'a'"),
+        ([({"a": torch.ones(1)}, {}), ({"a": torch.ones(2)}, {})], r"member 0 has \(1,\) .*member 1 has \(2,\)"),
+        ([{"a": torch.ones(1)}], "pairs"),
+    ],
+)
+def test_states_that_do_not_stack_are_refused(states, message):
+    with pytest.raises(ValueError, match=message):
+        pb.stack_states(states)
+
+
+class Drops(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return nn.functional.dropout(self.layer(x), 0.5, training=self.training)
+
+
+class Writes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)),
+        nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)),
+        nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)).eval(),
+        nn.TransformerEncoderLayer(4, 2, 4),
+        nn.LSTM(3, 3, 2, dropout=0.5),
+        nn.RReLU(),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_training_mode_and_mixing_norms_are_refused_by_the_factory(model):
+    with pytest.raises(ValueError, match="model must not"):
+        pb.sample_losses(model, nn.MSELoss())
+    with pytest.raises(ValueError, match="model must not"):
+        pb.generalized_gauss_newton(model, nn.MSELoss())
+    with pytest.raises(ValueError, match="model must not"):
+        pb.monte_carlo_fisher(model, "gaussian")
+
+
+@pytest.mark.parametrize(("model", "message"), [(Drops(), "drew random numbers"), (Writes(), "wrote into its buffers calls")])
+def test_forward_that_is_not_pure_in_training_mode_is_refused(model, message):
+    params, buffers = pb.functional_state(model)
+    copies = {name: leaf.clone() for name, leaf in buffers.items()}
+    with pytest.raises(ValueError, match=message):
+        pb.sample_losses(model, nn.MSELoss())(params, buffers, (torch.ones(2, 3), torch.ones(2, 3)))
+    assert_close(buffers, copies)
+
+
+def test_training_mode_without_anything_that_cares_is_taken():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0), nn.LayerNorm(3))
+    x = torch.ones(2, 3)
+    assert_close(pure_forward(model)(*pb.functional_state(model), x), model(x).detach())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda params: {**params, "2.wieght": params["2.weight"]}, ValueError, "no parameter or buffer '2.wieght'"),
+        (lambda params: {name: params[name] for name in list(params)[1:]}, ValueError, "missing 0.weight"),
+        (lambda params: {**params, "2.bias": torch.zeros(1, 3)}, ValueError, r"shape \(3,\), got \(1, 3\)"),
+        (lambda params: list(params.values()), TypeError, "dict from names"),
+    ],
+)
+def test_state_that_is_not_the_models_is_refused(change, error, message):
+    p = problem("perceptron")
+    with pytest.raises(error, match=message):
+        p.loss(change(p.params), p.buffers, p.batch)
+    with pytest.raises(ValueError, match="in both 0.bias"):
+        p.loss(p.params, {"0.bias": p.params["0.bias"]}, p.batch)
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, left, right):
+        return self.layer(left) - self.layer(right)
+
+
+def test_inputs_of_a_forward_with_several_arguments_are_spread():
+    model, left, right = Two(), torch.ones(2, 3), torch.zeros(2, 3)
+    forward, state = pure_forward(model), pb.functional_state(model)
+    expected = model(left, right).detach()
+    assert_close(forward(*state, (left, right)), expected)
+    assert_close(forward(*state, [left, right]), expected)
+    assert_close(forward(*state, {"right": right, "left": left}), expected)
+
+
+def test_switches_of_attention_are_as_before():
+    p = problem("attention")
+    before = torch.backends.cuda.flash_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()
+    p.loss(p.params, p.buffers, p.batch)
+    with pytest.raises(ValueError, match="model's shape"):
+        p.loss({name: leaf[None] for name, leaf in p.params.items()}, p.buffers, p.batch)
+    assert (torch.backends.cuda.flash_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()) == before
+
+
+def test_model_that_is_none_is_refused():
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module, got dict"):
+        pb.functional_state({})
+    with pytest.raises(TypeError, match="model must be a function, got dict"):
+        pb.sample_losses({}, nn.MSELoss())
+
+
+@pytest.mark.parametrize("model", [nn.LayerNorm((2, 3)), nn.LayerNorm(3, elementwise_affine=False), nn.InstanceNorm1d(2, affine=True)])
+def test_norms_spelled_out_are_torchs(model):
+    x = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
+    wrapped = nn.Sequential(model, nn.Linear(3, 1))
+    for tensor in wrapped.parameters():
+        nn.init.uniform_(tensor, 0.5, 1)
+    assert_close(pure_forward(wrapped)(*pb.functional_state(wrapped), x), wrapped(x).detach())

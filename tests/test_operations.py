@@ -1,0 +1,313 @@
+"""Every law × every operation: one row each."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+import pure_batchops as pb
+from pure_batchops.operations.noise import uniform
+from tests import dense
+from tests.strategies import KINDS, Problem, flat, problem, problems, seeds, vectors
+
+LAMBDA = 0.3
+
+
+class Row(NamedTuple):
+    """An operation, its dense twin, and what is particular about it."""
+
+    operation: Callable[..., Any]  # problem, **options → op
+    twin: Callable[[Problem], torch.Tensor]
+    definite: Callable[[Problem], bool] = lambda problem: False
+    tolerance: dict[str, float] = {}  # beyond assert_close's defaults only for finite differences
+    splits: bool = True  # the average over any split of the data is the whole
+    chunks: bool = True  # has chunk_size
+
+
+def values(p: Problem) -> list[torch.Tensor]:
+    return dense.losses(p.model, p.criterion, p.batch, p.batch_dim)
+
+
+def hessian(mode: str) -> Callable[..., Any]:
+    return lambda p, **options: pb.hessian(p.loss, mode=mode, **options)
+
+
+def ggn(p: Problem, **options: Any) -> Any:
+    return pb.generalized_gauss_newton(p.model, p.criterion, batch_dim=p.batch_dim, **options)
+
+
+SAMPLES, SEED = 2, 5
+
+
+def half_squares(output: Any, target: Any) -> Any:
+    return (output - target).square().sum() / 2
+
+
+def fisher(p: Problem, **options: Any) -> Any:
+    likelihood = pb.Likelihood(lambda outputs, noise: outputs.tanh() + noise, half_squares)
+    return pb.monte_carlo_fisher(p.model, likelihood, samples=SAMPLES, seed=SEED, batch_dim=p.batch_dim, **options)
+
+
+def dense_fisher(p: Problem) -> torch.Tensor:
+    inputs, targets = p.batch
+    outputs = torch.cat(
+        [p.model(dense.sample(inputs, i, p.batch_dim)) for i in range(targets.shape[p.batch_dim])], p.batch_dim
+    )
+    rows = outputs.detach().movedim(p.batch_dim, 0)
+    noise = uniform(SEED, (SAMPLES, *rows.shape), like=rows)
+    draws = [(rows.tanh() + noise[s]).movedim(0, p.batch_dim) for s in range(SAMPLES)]
+    return (
+        sum(
+            dense.gauss_newton(dense.losses(p.model, half_squares, (inputs, drawn), p.batch_dim), p.tensors) for drawn in draws
+        )
+        / SAMPLES
+    )
+
+
+def whole_hessian(p: Problem) -> torch.Tensor:
+    return dense.hessian(values(p), p.tensors)
+
+
+def one_block_each(p: Problem) -> list[str]:
+    return list(p.params)
+
+
+def always(p: Problem) -> bool:
+    return True
+
+
+ROWS = {
+    "hessian": Row(hessian("reverse_over_reverse"), whole_hessian),
+    "hessian_forward_over_reverse": Row(hessian("forward_over_reverse"), whole_hessian),
+    "hessian_reverse_over_forward": Row(hessian("reverse_over_forward"), whole_hessian),
+    # Central differences with a step of ∛ε are right to about ε^(2/3) of the third derivative.
+    "hessian_finite_difference": Row(hessian("finite_difference"), whole_hessian, tolerance={"rtol": 1e-4, "atol": 1e-4}),
+    "gauss_newton": Row(
+        lambda p, **options: pb.gauss_newton(p.loss, **options),
+        lambda p: dense.gauss_newton(values(p), p.tensors),
+        definite=always,
+    ),
+    "inverse_harmonic_mean": Row(
+        lambda p, **options: pb.inverse_harmonic_mean(p.loss, LAMBDA, **options),
+        lambda p: dense.inverse_harmonic_mean(values(p), p.tensors, LAMBDA),
+        definite=always,
+    ),
+    "generalized_gauss_newton": Row(
+        ggn,
+        lambda p: dense.generalized_gauss_newton(p.model, p.criterion, p.batch, p.tensors, p.batch_dim),
+        definite=always,  # every criterion of the strategies is convex in the output
+    ),
+    "monte_carlo_fisher": Row(fisher, dense_fisher, definite=always, splits=False),
+    "damped": Row(
+        lambda p: pb.damped(pb.gauss_newton(p.loss), LAMBDA),
+        lambda p: dense.gauss_newton(values(p), p.tensors) + LAMBDA * torch.eye(p.numbers, dtype=torch.float64),
+        definite=always,
+        chunks=False,
+    ),
+    "block_diagonal": Row(
+        lambda p: pb.block_diagonal(pb.hessian(p.loss), one_block_each(p)),
+        lambda p: dense.block_diagonal(whole_hessian(p), [leaf.numel() for leaf in p.params.values()]),
+        chunks=False,
+    ),
+}
+
+few = settings(max_examples=settings().max_examples // 2)  # each example is many products
+every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+smooth = problems([kind for kind in KINDS if kind not in ("convolution", "one")])  # no kinks: their derivatives jump
+
+
+def close(row: Row, actual: Any, expected: Any) -> None:
+    assert_close(actual, expected, **row.tolerance)
+
+
+@every_row
+@pytest.mark.parametrize("kind", KINDS)
+def test_product_is_the_dense_matrix_times_v(row: Row, kind: str) -> None:
+    for n, seed in ((1, 0), (3, 1)):
+        p = problem(kind, n, seed)
+        v = vectors(p.params, None, seed)
+        close(row, row.operation(p)(p.params, p.buffers, p.batch, flat(v)), row.twin(p) @ flat(v))
+
+
+@every_row
+@given(p=problems(), count=st.sampled_from([None, 0, 1, 2, 3]), seed=seeds)
+@few
+def test_every_form_of_v_gives_the_dense_product_in_its_form(row: Row, p: Problem, count: int | None, seed: int) -> None:
+    op, v = row.operation(p), vectors(p.params, count, seed)
+    expected = flat(v, count) @ row.twin(p).T
+    as_tree = op(p.params, p.buffers, p.batch, v)
+    assert list(as_tree) == list(p.params)
+    assert {name: leaf.shape for name, leaf in as_tree.items()} == {name: leaf.shape for name, leaf in v.items()}
+    close(row, flat(as_tree, count), expected)
+    close(row, op(p.params, p.buffers, p.batch, flat(v, count)), expected)
+    at = op.at(p.params, p.buffers, p.batch)
+    close(row, flat(at(v), count), expected)
+    close(row, at(flat(v, count)), expected)
+
+
+@every_row
+@given(p=problems())
+@few
+def test_dense_is_symmetric_and_semidefinite_where_it_should_be(row: Row, p: Problem) -> None:
+    matrix = pb.dense(row.operation(p))(p.params, p.buffers, p.batch)
+    close(row, matrix, row.twin(p))
+    close(row, matrix, matrix.T)
+    if row.definite(p):
+        spectrum = torch.linalg.eigvalsh(matrix)
+        assert spectrum.min() >= -1e-10 * spectrum.max().clamp(min=1)
+
+
+@every_row
+@given(p=problems(), seed=seeds)
+def test_product_is_linear(row: Row, p: Problem, seed: int) -> None:
+    multiply = row.operation(p).at(p.params, p.buffers, p.batch)
+    one, other = flat(vectors(p.params, None, seed)), flat(vectors(p.params, None, seed + 1))
+    close(row, multiply(2 * one - 3 * other), 2 * multiply(one) - 3 * multiply(other))
+    assert_close(multiply(torch.zeros_like(one)), torch.zeros_like(one))
+
+
+@every_row
+@given(p=problems(), seed=seeds)
+@few
+def test_vmap_over_an_ensemble_is_the_loop_over_it(row: Row, p: Problem, seed: int) -> None:
+    op = row.operation(p)
+    offsets = [vectors(p.params, None, seed + i) for i in range(3)]
+    members = [({k: leaf + 0.1 * o[k] for k, leaf in p.params.items()}, p.buffers) for o in offsets]
+    states = pb.stack_states(members)
+    v = vectors(p.params, 3, seed)
+    rows = [{k: leaf[i] for k, leaf in v.items()} for i in range(3)]
+    shared = torch.vmap(op, in_dims=(0, 0, None, None))(*states, p.batch, flat(rows[0]))
+    close(row, shared, torch.stack([op(*state, p.batch, flat(rows[0])) for state in members]))
+    own = torch.vmap(op, in_dims=(0, 0, None, 0))(*states, p.batch, v)
+    loop = [op(*state, p.batch, one) for state, one in zip(members, rows, strict=True)]
+    close(row, own, {k: torch.stack([product[k] for product in loop]) for k in v})
+    batches = torch.utils._pytree.tree_map(lambda leaf: torch.stack([leaf, leaf.flip(p.batch_dim)]), p.batch)
+    nested = torch.vmap(torch.vmap(op, in_dims=(0, 0, None, None)), in_dims=(None, None, 0, 0))
+    both = nested(*states, batches, flat(v, 3)[:2])
+    flipped = torch.utils._pytree.tree_map(lambda leaf: leaf[1], batches)
+    close(row, both[1, 2], op(*members[2], flipped, flat(rows[1])))
+
+
+@every_row
+@given(p=problems(), seed=seeds, data=st.data())
+def test_order_of_keys_changes_nothing(row: Row, p: Problem, seed: int, data: Any) -> None:
+    op, v = row.operation(p), vectors(p.params, None, seed)
+    order = data.draw(st.permutations(list(p.params)))
+    expected = op(p.params, p.buffers, p.batch, v)
+    close(row, op(p.params, p.buffers, p.batch, {k: v[k] for k in order}), expected)
+    shuffled = op({k: p.params[k] for k in order}, dict(reversed(p.buffers.items())), p.batch, v)
+    assert list(shuffled) == order
+    close(row, {k: shuffled[k] for k in expected}, expected)
+
+
+@every_row
+@given(p=problems(), seed=seeds, count=st.sampled_from([None, 2]), as_flat=st.booleans())
+def test_arguments_stay_untouched_and_no_result_aliases_them(
+    row: Row, p: Problem, seed: int, count: int | None, as_flat: bool
+) -> None:
+    v = vectors(p.params, count, seed)
+    v = flat(v, count) if as_flat else v
+    arguments = (p.params, p.buffers, p.batch, v)
+    given_leaves = torch.utils._pytree.tree_flatten(arguments)[0]
+    before = [leaf.clone() for leaf in given_leaves]
+    product = row.operation(p)(*arguments)
+    assert all(torch.equal(leaf, copy) for leaf, copy in zip(given_leaves, before, strict=True))
+    storages = {leaf.untyped_storage().data_ptr() for leaf in given_leaves}
+    assert all(leaf.untyped_storage().data_ptr() not in storages for leaf in torch.utils._pytree.tree_flatten(product)[0])
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.chunks])
+@given(p=problems(), seed=seeds, chunk=st.integers(1, 4))
+def test_chunks_of_vectors_change_nothing(name: str, p: Problem, seed: int, chunk: int) -> None:
+    row, v = ROWS[name], flat(vectors(p.params, 3, seed), 3)
+    close(
+        row,
+        row.operation(p, chunk_size=chunk)(p.params, p.buffers, p.batch, v),
+        row.operation(p)(p.params, p.buffers, p.batch, v),
+    )
+
+
+@given(p=problems(), seed=seeds, chunk=st.integers(1, 5))
+def test_chunks_of_samples_change_nothing(p: Problem, seed: int, chunk: int) -> None:
+    v = flat(vectors(p.params, None, seed))
+    whole = pb.inverse_harmonic_mean(p.loss, LAMBDA)(p.params, p.buffers, p.batch, v)
+    chunked = pb.inverse_harmonic_mean(p.loss, LAMBDA, sample_chunk_size=chunk)(p.params, p.buffers, p.batch, v)
+    assert_close(chunked, whole)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.splits])
+@given(p=problems(), seed=seeds, data=st.data())
+@few
+def test_average_over_any_split_of_the_batch_is_the_whole(name: str, p: Problem, seed: int, data: Any) -> None:
+    row, v = ROWS[name], flat(vectors(p.params, None, seed))
+    n = p.batch[1].shape[p.batch_dim]
+    cuts = sorted(data.draw(st.sets(st.integers(1, n - 1)))) if n > 1 else []
+    spans = list(zip([0, *cuts], [*cuts, n], strict=True))
+    tree_map = torch.utils._pytree.tree_map
+    parts = [tree_map(lambda leaf, a=a, b=b: leaf.narrow(p.batch_dim, a, b - a), p.batch) for a, b in spans]
+    op = row.operation(p)
+    mean_op = pb.averaged(op, weight=lambda batch: pb.n_points(batch, p.batch_dim))
+    whole = op(p.params, p.buffers, p.batch, v)
+    close(row, mean_op(p.params, p.buffers, iter(parts), v), whole)
+    close(row, mean_op.at(p.params, p.buffers, parts)(v), whole)
+
+
+@every_row
+@given(p=smooth, seed=seeds)
+@few
+def test_derivative_of_a_product_is_that_of_finite_differences(row: Row, p: Problem, seed: int) -> None:
+    op, v = row.operation(p), vectors(p.params, None, seed)
+    w, direction = flat(vectors(p.params, None, seed + 1)), vectors(p.params, None, seed + 2)
+
+    def number(params: Any) -> torch.Tensor:
+        return flat(op(params, p.buffers, p.batch, v)) @ w
+
+    def along(step: float) -> torch.Tensor:
+        return number({k: leaf + step * direction[k] for k, leaf in p.params.items()})
+
+    near, far = (along(step) - along(-step) for step in (2e-4, 4e-4))
+    finite = (8 * near - far) / 24e-4  # exact to step⁴
+    slope = flat(torch.func.grad(number)(p.params)) @ flat(direction)
+    scale = 1 + finite.abs()
+    assert_close(slope / scale, finite / scale, rtol=1e-5, atol=1e-5)  # the rounding of finite differences
+    by_v = torch.func.jvp(lambda u: op(p.params, p.buffers, p.batch, u), (flat(v),), (w,))[1]
+    close(row, by_v, op(p.params, p.buffers, p.batch, w))
+    weights = torch.func.grad(lambda u: op(p.params, p.buffers, p.batch, u) @ w)(flat(v))
+    close(row, weights, op(p.params, p.buffers, p.batch, w))
+
+
+@every_row
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_product_keeps_the_dtype_of_params(row: Row, dtype: torch.dtype) -> None:
+    p = problem("perceptron", 4)
+    cast = lambda tree: {k: leaf.to(dtype) for k, leaf in tree.items()}  # noqa: E731
+    v = vectors(p.params, 2, 0)
+    batch = (p.batch[0].to(dtype), p.batch[1])
+    product = row.operation(p)(cast(p.params), cast(p.buffers), batch, flat(cast(v), 2))
+    assert product.dtype == dtype
+    expected = flat(v, 2) @ row.twin(p).T
+    if not (row.tolerance and dtype != torch.float32):  # half precision has no step that is both small and exact
+        error = (product.double() - expected).norm() / expected.norm()
+        assert error < 30 * torch.finfo(dtype).eps ** (2 / 3 if row.tolerance else 1)
+
+
+compiles = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5), reason="torch.compile of torch.func works from torch 2.5 on"
+)
+
+
+@compiles
+@every_row
+@pytest.mark.parametrize("count", [None, 3])
+def test_compiled_is_eager(row: Row, count: int | None) -> None:
+    torch._dynamo.reset()
+    for kind in ("perceptron", "convolution") if count else ("perceptron", "tied"):
+        p = problem(kind, 3)
+        op, v = row.operation(p), vectors(p.params, count, 1)
+        compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
+        for form in (v, flat(v, count)):
+            close(row, compiled(p.params, p.buffers, p.batch, form), op(p.params, p.buffers, p.batch, form))
