@@ -300,14 +300,49 @@ compiles = pytest.mark.skipif(
 )
 
 
+def check_compiled(row: Row, p: Problem, v: Any, backend: str = "aot_eager") -> None:
+    torch._dynamo.reset()  # sizes that differed in an earlier problem would be taken for dynamic ones
+    op = row.operation(p)
+    compiled = torch.compile(op, fullgraph=True, backend=backend)
+    close(row, compiled(p.params, p.buffers, p.batch, v), op(p.params, p.buffers, p.batch, v))
+
+
 @compiles
 @every_row
-@pytest.mark.parametrize("count", [None, 3])
-def test_compiled_is_eager(row: Row, count: int | None) -> None:
-    torch._dynamo.reset()
-    for kind in ("perceptron", "convolution") if count else ("perceptron", "tied"):
+def test_compiled_is_eager(row: Row) -> None:
+    for kind, count in (("tied", None), ("perceptron", 3)):
         p = problem(kind, 3)
-        op, v = row.operation(p), vectors(p.params, count, 1)
-        compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
-        for form in (v, flat(v, count)):
-            close(row, compiled(p.params, p.buffers, p.batch, form), op(p.params, p.buffers, p.batch, form))
+        v = vectors(p.params, count, 1)
+        check_compiled(row, p, v if count is None else flat(v, count))
+
+
+@compiles
+@pytest.mark.parametrize("kind", ["convolution", "norms", "recurrent", "one"])
+def test_compiled_is_eager_on_every_kind_of_layer(kind: str) -> None:
+    p = problem(kind, 2)
+    for name in ("hessian", "inverse_harmonic_mean"):
+        check_compiled(ROWS[name], p, flat(vectors(p.params, None, 1)))
+
+
+@compiles
+@pytest.mark.parametrize("name", ["hessian", "inverse_harmonic_mean", "monte_carlo_fisher"])
+def test_compiled_once_serves_batches_and_vectors_of_other_sizes(name: str) -> None:
+    torch._dynamo.reset()
+    p = problem("perceptron")
+    op = ROWS[name].operation(p)
+    compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
+    for n, count in ((3, 2), (4, 5), (5, 1), (1, 3)):
+        batch, v = problem("perceptron", n, n).batch, flat(vectors(p.params, count, n), count)
+        close(ROWS[name], compiled(p.params, p.buffers, batch, v), op(p.params, p.buffers, batch, v))
+
+
+@compiles
+def test_compiled_over_an_ensemble_is_the_loop_over_it() -> None:
+    torch._dynamo.reset()
+    p = problem("perceptron", 3)
+    states = pb.stack_states([({k: s * leaf for k, leaf in p.params.items()}, p.buffers) for s in (1, 2)])
+    v = flat(vectors(p.params, None, 1))
+    for name in ("hessian", "inverse_harmonic_mean"):
+        ensemble = torch.vmap(ROWS[name].operation(p), in_dims=(0, 0, None, None))
+        compiled = torch.compile(ensemble, fullgraph=True, backend="aot_eager")
+        assert_close(compiled(*states, p.batch, v), ensemble(*states, p.batch, v))

@@ -61,9 +61,9 @@ def batch_operation(at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_
         expected = parameter_leaves(params)
 
         def product(v: Tree) -> Tree:
-            given = [id(leaf) for leaf in (*leaves(v), *expected.values())]
+            given = [*leaves(v), *expected.values()]
             found = same_leaves("the product", expected, multiply(v))
-            return rebuilt(params, [leaf.clone() if id(leaf) in given else leaf for leaf in found])
+            return rebuilt(params, [leaf.clone() if any(leaf is other for other in given) else leaf for leaf in found])
 
         return product
 
