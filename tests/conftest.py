@@ -1,7 +1,8 @@
-"""One torch thread, and hypothesis profiles: derandomised in CI, so that a run is the same each time."""
+"""One torch thread, one seed, and hypothesis profiles: derandomised in CI, so that a run is the same each time."""
 
 import os
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -12,3 +13,8 @@ settings.register_profile("dev", max_examples=10, deadline=None, suppress_health
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.register_profile("intense", settings.get_profile("dev"), max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)

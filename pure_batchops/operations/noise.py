@@ -8,35 +8,33 @@ import math
 import torch
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIXERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_WORD = 2**32 - 1
 
 
 def uniform(seed: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Independent uniform numbers in (0, 1), on the device of `like`: SplitMix64 in counter mode.
+    """Independent uniform numbers in (0, 1), on the device of `like`: the hashes of seed and place, in a row.
+
+    No intermediate number leaves the range of int64, whose overflow compilers do not agree upon.
 
     Returns:
         A float64 tensor of that shape.
 
     References:
-        Steele, Lea and Flood (2014), Fast Splittable Pseudorandom Number Generators.
+        Wellons (2018), Prospecting for Hash Functions.
     """
-    places = torch.arange(1, math.prod(shape) + 1, dtype=torch.int64, device=like.device)
-    bits = _mixed(_mixed(torch.full_like(places, _signed(seed))) + places * _signed(_GOLDEN))
-    return ((_shifted(bits, 12) + 0.5) / 2**52).reshape(shape).double()
+    places = torch.arange(math.prod(shape), dtype=torch.int64, device=like.device)
+    high, low = (_hashed(places, seed + (word << 62)) for word in (1, 2))
+    return ((high * 2**20 + (low >> 12)).double() / 2**52 + 2**-53).reshape(shape)
 
 
-def _mixed(bits: Tensor) -> Tensor:
-    for shift, factor in _MIXERS:
-        bits = (bits ^ _shifted(bits, shift)) * _signed(factor)
-    return bits ^ _shifted(bits, 31)
+def _hashed(places: Tensor, key: int) -> Tensor:
+    """32 bits for each place: the key goes in between two mixings, so that no stream is another's shifted."""
+    first, second = _mixed(_mixed(key & _WORD) ^ (key >> 32) & _WORD), _mixed(_mixed(key >> 32 & _WORD) ^ key >> 64)
+    return _mixed(_mixed(places & _WORD ^ first) ^ (places >> 32) ^ second)
 
 
-def _shifted(bits: Tensor, by: int) -> Tensor:
-    """The logical shift to the right: torch's own keeps the sign."""
-    return (bits >> by) & (2 ** (64 - by) - 1)
-
-
-def _signed(number: int) -> int:
-    """The number modulo 2⁶⁴, as torch's int64 holds it."""
-    return (number + 2**63) % 2**64 - 2**63
+def _mixed(word: int | Tensor) -> int | Tensor:
+    """A bijection of 32-bit words of which each bit depends on all bits."""
+    word = (word ^ word >> 16) * 0x21F0AAAD & _WORD
+    word = (word ^ word >> 15) * 0x735A2D97 & _WORD
+    return word ^ word >> 15
