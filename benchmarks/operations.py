@@ -1,0 +1,41 @@
+"""The operations that are measured, one row each: from a problem to the operation on it."""
+
+from collections.abc import Callable
+from functools import partial
+
+from benchmarks.problems import Problem
+from pure_batchops import (
+    Operation,
+    block_diagonal,
+    damped,
+    gauss_newton,
+    generalized_gauss_newton,
+    hessian,
+    inverse_harmonic_mean,
+    monte_carlo_fisher,
+)
+
+REGULARIZATION = 0.1
+
+
+def _layers(problem: Problem) -> list[str]:
+    """A pattern for each layer: the parameters of one module."""
+    return [f"{layer}.*" for layer in dict.fromkeys(name.rpartition(".")[0] for name in problem.params)]
+
+
+def _hessian(problem: Problem, mode: str) -> Operation:
+    return hessian(problem.loss, mode=mode)
+
+
+OPERATIONS: dict[str, Callable[[Problem], Operation]] = {
+    "hessian": lambda p: hessian(p.loss),
+    "hessian_forward_over_reverse": partial(_hessian, mode="forward_over_reverse"),
+    "hessian_reverse_over_forward": partial(_hessian, mode="reverse_over_forward"),
+    "hessian_finite_difference": partial(_hessian, mode="finite_difference"),
+    "gauss_newton": lambda p: gauss_newton(p.loss),
+    "inverse_harmonic_mean": lambda p: inverse_harmonic_mean(p.loss, REGULARIZATION),
+    "generalized_gauss_newton": lambda p: generalized_gauss_newton(p.model, p.criterion),
+    "monte_carlo_fisher": lambda p: monte_carlo_fisher(p.model, "categorical"),
+    "damped_gauss_newton": lambda p: damped(gauss_newton(p.loss), REGULARIZATION),
+    "block_diagonal_hessian": lambda p: block_diagonal(hessian(p.loss), _layers(p)),
+}

@@ -1,0 +1,83 @@
+"""The problems on which operations are measured: a model, its loss and a seeded batch, in float32."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pure_batchops import SampleLosses, functional_state, sample_losses
+
+
+class Problem(NamedTuple):
+    """All that a contestant needs, whether it takes a module or pure functions."""
+
+    name: str
+    loss: SampleLosses
+    model: nn.Module
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    params: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    batch: tuple[Tensor, Tensor]
+
+
+class Recipe(NamedTuple):
+    """What tells one problem from another."""
+
+    model: Callable[[], nn.Module]
+    sample: tuple[int, ...]
+    classes: int
+    samples: int
+
+
+RECIPES = {
+    "tiny": Recipe(lambda: _perceptron(10, 32, 32, 3), (10,), classes=3, samples=64),
+    "mlp": Recipe(lambda: _perceptron(784, 512, 512, 10), (784,), classes=10, samples=128),
+    "cnn": Recipe(lambda: _convolutional(), (3, 32, 32), classes=10, samples=64),
+}
+
+
+def problem(name: str, samples: int | None = None) -> Problem:
+    """The problem of that name, the same at each call, on the recipe's number of samples or another."""
+    recipe = RECIPES[name]
+    n = samples or recipe.samples
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = recipe.model().eval()
+        batch = torch.randn(n, *recipe.sample), torch.randint(recipe.classes, (n,))
+    params, buffers = functional_state(model)
+    return Problem(name, sample_losses(model, cross_entropy), model, cross_entropy, params, buffers, batch)
+
+
+def dimension(params: dict[str, Tensor]) -> int:
+    """D, the number of parameters."""
+    return sum(leaf.numel() for leaf in params.values())
+
+
+def plain_gradient(problem: Problem) -> Callable[[], object]:
+    """The gradient of the mean loss as everybody takes it, from the module itself: the unit of all figures."""
+    inputs, targets = problem.batch
+    parameters = list(problem.model.parameters())
+    return lambda: torch.autograd.grad(problem.criterion(problem.model(inputs), targets), parameters)
+
+
+def vectors(problem: Problem, *shape: int) -> Tensor:
+    """Flat vectors of normal numbers, `(*shape, D)`."""
+    return torch.randn(*shape, dimension(problem.params), generator=torch.Generator().manual_seed(1))
+
+
+def _perceptron(*widths: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _convolutional() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(2048, 10)),
+    )
