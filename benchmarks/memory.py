@@ -7,9 +7,8 @@ the base. The peak over it is that of one product `op(params, buffers, batch, v)
 On Linux the peak is reset by writing "5" to /proc/self/clear_refs, and read as VmHWM from /proc/self/status. Where that is
 not to be had it is `ru_maxrss` of getrusage, the peak of the whole life of the process, and the figure a lower bound.
 
-`peak_memories` makes glibc give back what is freed, so that the figure is what the call holds, and the same each time. By
-default glibc keeps freed blocks and its heap breaks into pieces, differently in each run: the inverse harmonic mean on the MLP
-with 1024 samples, which holds 34 MB, was seen resident with 90 to 400 MB. The command above, typed in, leaves glibc as it is.
+`peak_memories` makes glibc give back what is freed, so that the figure is what the call holds also where several share a
+process. The command above, typed in, leaves glibc as it is.
 """
 
 import os

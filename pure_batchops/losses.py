@@ -14,7 +14,6 @@ from pure_batchops.forwards import pure_forward
 from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Criterion, Forward, Params, SampleLosses, Tree
 
-
 # Under two vmaps, of which the outer batches both arguments and the inner one, these fail on sizes (torch 2.1 to 2.13).
 _FUSED = (F.mse_loss, F.huber_loss, F.smooth_l1_loss)
 _FUSED_MODULES = (nn.MSELoss, nn.HuberLoss, nn.SmoothL1Loss)
@@ -64,7 +63,9 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
     checks.function("criterion", criterion)
     _refuse_batch_weights(criterion)
 
-    fused = (criterion.func if isinstance(criterion, partial) else criterion) in _FUSED or isinstance(criterion, _FUSED_MODULES)
+    fused = (criterion.func if isinstance(criterion, partial) else criterion) in _FUSED or isinstance(
+        criterion, _FUSED_MODULES
+    )
 
     def of_one(output: Tree, target: Tree) -> Tensor:
         if fused and isinstance(target, Tensor) and output.shape == target.shape:

@@ -39,9 +39,9 @@ def test_estimate_is_unbiased_over_seeds(likelihood):
     criterion, targets = EQUIVALENT[likelihood]
     v = flat(vectors(P.params, None, 0))
     exact = pb.generalized_gauss_newton(P.model, criterion)(P.params, P.buffers, (INPUTS, targets), v)
-    products = torch.stack(
-        [pb.monte_carlo_fisher(P.model, likelihood, seed=s)(P.params, P.buffers, (INPUTS, None), v) for s in range(400)]
-    )
+    products = torch.stack([
+        pb.monte_carlo_fisher(P.model, likelihood, seed=s)(P.params, P.buffers, (INPUTS, None), v) for s in range(400)
+    ])
     standard_errors = products.std(0) / 20
     assert ((products.mean(0) - exact).abs() < 5 * standard_errors + 1e-12).all()
 

@@ -227,7 +227,9 @@ def test_model_that_is_none_is_refused():
         pb.sample_losses({}, nn.MSELoss())
 
 
-@pytest.mark.parametrize("model", [nn.LayerNorm((2, 3)), nn.LayerNorm(3, elementwise_affine=False), nn.InstanceNorm1d(2, affine=True)])
+@pytest.mark.parametrize(
+    "model", [nn.LayerNorm((2, 3)), nn.LayerNorm(3, elementwise_affine=False), nn.InstanceNorm1d(2, affine=True)]
+)
 def test_norms_spelled_out_are_torchs(model):
     x = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
     wrapped = nn.Sequential(model, nn.Linear(3, 1))

@@ -62,8 +62,8 @@ def _chunk(n: int, params: Params) -> int:
 
 def _squared_norm(gradient: Any) -> Tensor:
     """In at least single precision: squares of half-precision numbers overflow."""
-    wide = [leaf.to(torch.promote_types(leaf.dtype, torch.float32)) for leaf in leaves(gradient)]
-    return torch.stack([leaf.square().sum() for leaf in wide]).sum()
+    wide = [leaf.to(torch.promote_types(leaf.dtype, torch.float32)).reshape(-1) for leaf in leaves(gradient)]
+    return torch.stack([torch.dot(leaf, leaf) for leaf in wide]).sum()  # squares would be one more copy of all
 
 
 def _refuse_mixed(norms: Tensor, alone: Tensor, losses: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ torch's generators have state: under vmap they are refused, and torch.compile ca
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def _hashed(places: Tensor, key: int) -> Tensor:
     return _mixed(_mixed(places & _WORD ^ first) ^ (places >> 32) ^ second)
 
 
-def _mixed(word: int | Tensor) -> int | Tensor:
+def _mixed(word: Any) -> Any:
     """A bijection of 32-bit words of which each bit depends on all bits."""
     word = (word ^ word >> 16) * 0x21F0AAAD & _WORD
     word = (word ^ word >> 15) * 0x735A2D97 & _WORD
