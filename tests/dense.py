@@ -19,18 +19,16 @@ def sample(tree, i, batch_dim=0):
 
 @contextlib.contextmanager
 def differentiable_attention():
-    """Without the fused kernels, which have no second derivative."""
+    """Without the fused kernels, which have no second derivative; parameters that require gradients keep off the fast path."""
     switches = torch.backends.cuda
-    before = switches.flash_sdp_enabled(), switches.mem_efficient_sdp_enabled(), torch.backends.mha.get_fastpath_enabled()
+    before = switches.flash_sdp_enabled(), switches.mem_efficient_sdp_enabled()
     switches.enable_flash_sdp(False)
     switches.enable_mem_efficient_sdp(False)
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
         switches.enable_flash_sdp(before[0])
         switches.enable_mem_efficient_sdp(before[1])
-        torch.backends.mha.set_fastpath_enabled(before[2])
 
 
 def gradient(value, tensors, **options):
