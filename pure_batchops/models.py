@@ -1,7 +1,8 @@
 """The state of a module as plain tensors, `(params, buffers)`, and of an ensemble as one."""
 
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def functional_state(model: nn.Module, restrict_to: Selection = None) -> State:
     else:
         first_names = {id(tensor): name for name, tensor in parameters.items()}
         every_name = dict(model.named_parameters(remove_duplicate=False))
-        picked = {first_names[id(every_name[name])] for name in selected(every_name, restrict_to)}
+        picked = {first_names[id(every_name[name])] for name in selected(restrict_to)(every_name)}
     if not picked:
         msg = (
             f"no parameter is left to differentiate (restrict_to={restrict_to!r}); the model has "
@@ -57,33 +58,41 @@ def functional_state(model: nn.Module, restrict_to: Selection = None) -> State:
     return params, {**frozen, **{name: tensor.detach() for name, tensor in model.named_buffers()}}
 
 
-def selected(tensors: Mapping[str, Tensor], selection: Selection) -> list[str]:
-    """The names that a selection picks.
+def selected(selection: Selection) -> Callable[[Mapping[str, Tensor]], list[str]]:
+    """The names that a selection picks, as a function of the tensors; patterns are read here, where nothing is traced.
 
     Returns:
-        A list, in the order of tensors.
+        `names(tensors)`, in the order of tensors, which raises a ValueError for a name or pattern that matches nothing.
 
     Raises:
         TypeError: if the selection is no name, pattern, several of them, or predicate.
-        ValueError: if a name or pattern matches nothing.
     """
     if callable(selection):
-        return [name for name, tensor in tensors.items() if selection(name, tensor)]
-    patterns = [selection] if isinstance(selection, str) else selection
-    if not isinstance(patterns, Iterable) or isinstance(patterns, (bytes, Tensor)):
+        return lambda tensors: [name for name, tensor in tensors.items() if selection(name, tensor)]
+    texts = [selection] if isinstance(selection, str) else selection
+    if not isinstance(texts, Iterable) or isinstance(texts, (bytes, Tensor)):
         msg = f"parameters are picked by names, shell patterns or a predicate, got {type(selection).__name__}"
         raise TypeError(msg)
-    picked: set[str] = set()
-    for pattern in patterns:
-        if not isinstance(pattern, str):
-            msg = f"a name or pattern of parameters must be a string, got {pattern!r}"
-            raise TypeError(msg)
-        matches = {pattern} & tensors.keys() or {name for name in tensors if fnmatchcase(name, pattern)}
-        if not matches:
-            msg = f"no parameter matches {pattern!r}; there are {', '.join(tensors)}"
-            raise ValueError(msg)
-        picked |= matches
-    return [name for name in tensors if name in picked]
+    patterns = [(_text(text), re.compile(fnmatch.translate(text))) for text in texts]
+
+    def names(tensors: Mapping[str, Tensor]) -> list[str]:
+        picked: set[str] = set()
+        for text, pattern in patterns:
+            matches = {text} if text in tensors else {name for name in tensors if pattern.match(name)}
+            if not matches:
+                msg = f"no parameter matches {text!r}; there are {', '.join(tensors)}"
+                raise ValueError(msg)
+            picked |= matches
+        return [name for name in tensors if name in picked]
+
+    return names
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str):
+        msg = f"a name or pattern of parameters must be a string, got {text!r}"
+        raise TypeError(msg)
+    return text
 
 
 def stack_states(states: Iterable[tuple[Params, Buffers]]) -> tuple[Params, Buffers]:

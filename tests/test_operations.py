@@ -341,6 +341,17 @@ def test_compiled_once_serves_batches_and_vectors_of_other_sizes(name: str) -> N
 
 
 @compiles
+def test_compiled_averages_and_blocks_are_eager() -> None:
+    p = problem("perceptron", 4)
+    v = flat(vectors(p.params, None, 1))
+    blocks = pb.block_diagonal(pb.averaged(pb.gauss_newton(p.loss)), ["0.*", lambda name, _: name.startswith("2.")])
+    batches = [tuple(part[i : i + 2] for part in p.batch) for i in (0, 2)]
+    torch._dynamo.reset()
+    compiled = torch.compile(blocks, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(p.params, p.buffers, batches, v), blocks(p.params, p.buffers, batches, v))
+
+
+@compiles
 def test_compiled_over_an_ensemble_is_the_loop_over_it() -> None:
     torch._dynamo.reset()
     p = problem("perceptron", 3)

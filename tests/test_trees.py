@@ -188,6 +188,7 @@ OPTIONS = {
     "seed": (lambda: pb.monte_carlo_fisher(P.model, "gaussian", seed=0.5), TypeError, "seed must be a whole number"),
     "batch_dim": (lambda: pb.sample_losses(P.model, P.criterion, "x"), TypeError, "batch_dim must be the number of an axis"),
     "blocks": (lambda: pb.block_diagonal(pb.hessian(LOSS), "0.*"), TypeError, "blocks must be a list of names"),
+    "a block": (lambda: pb.block_diagonal(pb.hessian(LOSS), ["0.*", 3]), TypeError, "parameters are picked by names.*got int"),
     "no blocks": (lambda: pb.block_diagonal(pb.hessian(LOSS), []), ValueError, "at least one block"),
 }
 

@@ -46,15 +46,17 @@ def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
         msg = "blocks must hold at least one block, got none"
         raise ValueError(msg)
 
+    picks = [selected(block) for block in blocks]
+
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
         form = vector_form(params, v)
         products = [
-            op(own, others, batch, {name: form.tree[name] for name in own}) for own, others in _parts(params, buffers, blocks)
+            op(own, others, batch, {name: form.tree[name] for name in own}) for own, others in _parts(params, buffers, picks)
         ]
         return form.restore(_merged(params, products))
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
-        multiply = [(own, op.at(own, others, batch)) for own, others in _parts(params, buffers, blocks)]
+        multiply = [(own, op.at(own, others, batch)) for own, others in _parts(params, buffers, picks)]
 
         def product(v: Vector) -> Vector:
             form = vector_form(params, v)
@@ -65,12 +67,12 @@ def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
     return with_at(operation, at)
 
 
-def _parts(params: Params, buffers: Buffers, blocks: Sequence[Selection]) -> list[tuple[Params, Buffers]]:
+def _parts(params: Params, buffers: Buffers, picks: list[Callable[[Params], list[str]]]) -> list[tuple[Params, Buffers]]:
     """For each block its own params, and all else as buffers."""
     if not isinstance(params, dict):
         msg = f"params must be a dict from names to tensors to be taken in blocks, got {type(params).__name__}"
         raise TypeError(msg)
-    names = [selected(params, block) for block in blocks]
+    names = [names_in(params) for names_in in picks]
     counts = {name: sum(name in block for block in names) for name in params}
     wrong = [f"{name!r} is in {count}" for name, count in counts.items() if count != 1]
     if wrong or not all(names):
