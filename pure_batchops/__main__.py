@@ -1,10 +1,10 @@
 """Which of the handwritten digits are mislabelled? Run as `python -m pure_batchops`.
 
-Some labels of scikit-learn's digits are flipped to another class, and a small network is trained on what results, too briefly
-to learn the flips by heart. Then the training points are ranked by self-influence, ∇ℓᵢ · M⁻¹ ∇ℓᵢ: by how much the loss of a
-point falls because the point itself was trained on. M⁻¹ is the inverse harmonic mean of the gradients' outer products,
-averaged over the batches of a DataLoader. A table counts the flipped labels that come first, beside the rankings by loss and
-by gradient norm, and a picture shows the most suspicious digits.
+Some labels of scikit-learn's digits are flipped to another class, and a small network is trained on what results, with weight
+decay, so that it does not learn the flips by heart. Then the training points are ranked by self-influence, ∇ℓᵢ · M⁻¹ ∇ℓᵢ: by
+how much the loss of a point falls because the point itself was trained on. M⁻¹ is the inverse harmonic mean of the gradients'
+outer products, averaged over the batches of a DataLoader. A table counts the flipped labels that come first, beside the
+rankings by loss and by gradient norm, and a picture shows the most suspicious digits.
 
 On flips at random the loss alone ranks as well or a little better, whatever the regularization.
 """
@@ -28,7 +28,7 @@ REGULARIZATION = 0.1  # anything from 0.001 to 10 ranks alike
 SHARES = (0.05, 0.10)
 ROWS, COLUMNS = 4, 8
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
-STORY = """{count} of {n} handwritten digits were given the label of another class, and a small network was trained on them all.
+STORY = """{count} of {n} handwritten digits were given the label of another class; a small network was trained on all {n}.
 The digits are ranked by self-influence (how much a digit's own loss falls because it was trained on), by loss and by
 gradient norm. By chance 5 % of the flipped labels would be in the first 5 %, and the area under the ROC curve be 0.5.
 """
@@ -177,7 +177,7 @@ def option_parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = argparse.ArgumentParser(
         "python -m pure_batchops",
-        description="Flips some labels of scikit-learn's digits, trains a small network, and finds the flips by self-influence.",
+        description="Flips some labels of handwritten digits, trains a small network, and finds the flips by self-influence.",
     )
     default = Path("suspicious_digits.png")
     parser.add_argument("--seed", type=_seed, default=0, help="of the flips and the training (default: %(default)s)")

@@ -49,11 +49,11 @@ def weighted_average(pairs: Iterable[tuple[Tree, float]]) -> Tree:
         tensor([3.])
     """
     states = (_weighted(*_pair(item)) for item in pairs)
-    first = next(states, None)
-    if first is None:
+    average = reduce(_merged, states, None)
+    if average is None:
         msg = "there is nothing to average: the stream is empty (a generator that was already used up?)"
         raise ValueError(msg)
-    total, like, weight = reduce(_merged, states, first)
+    total, like, weight = average
     if weight == 0:
         msg = "the total weight must be positive, got zero (batches without points?)"
         raise ValueError(msg)
@@ -203,8 +203,10 @@ def _weight(weight: Any) -> float:
     return number
 
 
-def _merged(one: Weighted, other: Weighted) -> Weighted:
-    """(s, w) + (s', w') = (s + s', w + w')."""
+def _merged(one: Weighted | None, other: Weighted) -> Weighted:
+    """(s, w) + (s', w') = (s + s', w + w'); nothing yet is None."""
+    if one is None:
+        return other
     expected = named_leaves(one[1])
     examples = same_leaves("each product", expected, other[1])
     for (path, leaf), found in zip(expected.items(), examples, strict=True):

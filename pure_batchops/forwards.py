@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,8 @@ from pure_batchops.types import Buffers, Forward, Params, Tree
 BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001
 InstanceNorm = nn.modules.instancenorm._InstanceNorm  # noqa: SLF001
 Dropout = nn.modules.dropout._DropoutNd  # noqa: SLF001
+
+_VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
 
 
 def pure_forward(model: nn.Module | Forward) -> Forward:
@@ -179,6 +181,8 @@ def _accepts(signature: inspect.Signature, inputs: Tree) -> bool:
 
 def _math_attention() -> AbstractContextManager[Any]:
     """Attention by plain matrix products: its fused kernels have neither forward mode nor second derivatives."""
+    if checks.compiling() and _VERSION < (2, 6):
+        return nullcontext()  # the compiler cannot trace the switch before torch 2.6
     if hasattr(torch.nn, "attention"):
         return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     kernel: Callable[..., AbstractContextManager[Any]] = torch.backends.cuda.sdp_kernel

@@ -127,7 +127,7 @@ def length(what: str, tree: Tree, batch_dim: int = 0) -> int:
     return tensors[0].shape[batch_dim]
 
 
-def each_loss(loss: SampleLosses) -> SampleLosses:
+def each_loss(loss: SampleLosses) -> Callable[..., Tensor]:
     """The loss, whose result is checked to be one number for each of n > 0 samples."""
 
     def losses(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
@@ -142,7 +142,7 @@ def each_loss(loss: SampleLosses) -> SampleLosses:
     return losses
 
 
-def mean_loss(loss: SampleLosses) -> SampleLosses:
+def mean_loss(loss: SampleLosses) -> Callable[..., Tensor]:
     """The mean of the losses of the samples, a 0-dim tensor; of a loss that is one already, the loss."""
 
     def mean(params: Params, buffers: Buffers, batch: Batch) -> Tensor:

@@ -1,5 +1,7 @@
 """The mean of the outer products of the gradients: pyDVL's Gauss-Newton matrix, the field's empirical Fisher."""
 
+from functools import partial
+
 from pure_batchops import checks
 from pure_batchops.losses import each_loss
 from pure_batchops.operations.batch_operation import batch_operation
@@ -37,7 +39,7 @@ def gauss_newton(loss: SampleLosses, *, chunk_size: int | None = None) -> Operat
     losses = each_loss(loss)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
-        values, push, pull = jacobian(lambda p: losses(p, buffers, batch), params)
+        values, push, pull = jacobian(partial(losses, buffers=buffers, batch=batch), params)
 
         def product(v: Tree) -> Tree:
             return pull(push(v) / len(values))  # v → Jv → JᵀJv / n

@@ -1,6 +1,7 @@
 """The generalized Gauss-Newton matrix, and the shape that it shares with the Fisher: Jᵀ C J."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 from torch.func import grad, vjp
@@ -71,9 +72,12 @@ def curvature_of_outputs(
     """m(batch) = 1/n Jᵀ C J, J the Jacobian of all outputs and `curvature(outputs, targets)` the map u ↦ C u."""
     forward = pure_forward(model)
 
+    def predicted(params: Params, *, buffers: Buffers, inputs: Tree) -> Tree:
+        return forward(params, buffers, inputs)
+
     def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
         inputs, targets = pair(batch, batch_dim)
-        outputs, push, pull = jacobian(lambda p: forward(p, buffers, inputs), params)
+        outputs, push, pull = jacobian(partial(predicted, buffers=buffers, inputs=inputs), params)
         n = length("the model's outputs and inputs", (outputs, inputs), batch_dim)
         curve = curvature(outputs, targets)
 

@@ -37,7 +37,7 @@ def squared_gradient_norms(
     parts, spec = tree_flatten(batch)
     split = [isinstance(part, Tensor) and _length(part, axis) == n for part in parts]
 
-    def of_one(*sample: Tensor) -> tuple[Tensor, Tensor]:
+    def of_one(*sample: Tensor) -> Any:  # ‖∇ℓ‖², ℓ; torch 2.5 cannot trace an annotation in brackets
         own = iter(sample)
         alone = [next(own).unsqueeze(axis) if is_split else part for part, is_split in zip(parts, split, strict=True)]
         gradient, value = grad_and_value(lambda p: loss(p, buffers, tree_unflatten(alone, spec)).sum())(params)

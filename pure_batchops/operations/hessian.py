@@ -1,6 +1,7 @@
 """The Hessian of the mean loss."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,30 +55,30 @@ def hessian(loss: SampleLosses, *, mode: str = "reverse_over_reverse", chunk_siz
     def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
         # Forward mode's zero tensors have no storage: inductor's code for them reads from nowhere and dies.
         way = _reverse_over_reverse if mode == "forward_over_reverse" and checks.compiling() else _MODES[mode]
-        return way(lambda p: mean(p, buffers, batch), params)
+        return way(partial(mean, buffers=buffers, batch=batch), params)
 
     return batch_operation(at, chunk_size=chunk_size)
 
 
-def _reverse_over_reverse(mean: Callable[[Params], Tensor], params: Params) -> LinearMap:
-    _, pullback = vjp(grad(mean), params)
+def _reverse_over_reverse(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
+    _, pullback = vjp(grad(function), params)
     return lambda v: pullback(v)[0]
 
 
-def _forward_over_reverse(mean: Callable[[Params], Tensor], params: Params) -> LinearMap:
-    gradient = jacrev(mean)  # jvp(grad(…)) fails on mse_loss: "ZeroTensors are immutable"
+def _forward_over_reverse(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
+    gradient = jacrev(function)  # jvp(grad(…)) fails on mse_loss: "ZeroTensors are immutable"
     return lambda v: jvp(gradient, (params,), (v,))[1]
 
 
-def _reverse_over_forward(mean: Callable[[Params], Tensor], params: Params) -> LinearMap:
+def _reverse_over_forward(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
     def slope(p: Params, v: Tree) -> Any:  # ∇ℓ(θ)·v
-        return sum((g * d).sum() for g, d in zip(leaves(grad(mean)(p)), leaves(v), strict=True))
+        return sum((g * d).sum() for g, d in zip(leaves(grad(function)(p)), leaves(v), strict=True))
 
     return lambda v: grad(slope)(params, v)
 
 
-def _finite_difference(mean: Callable[[Params], Tensor], params: Params) -> LinearMap:
-    gradient = grad(mean)
+def _finite_difference(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
+    gradient = grad(function)
     precision = max(torch.finfo(leaf.dtype).eps for leaf in leaves(params))
     reach = precision ** (1 / 3) * (1 + _norm(params))
 

@@ -1,5 +1,7 @@
 """The mean of the inverses of damped rank-one matrices: the inverse of their harmonic mean."""
 
+from functools import partial
+
 from torch import Tensor
 
 from pure_batchops import checks
@@ -57,13 +59,14 @@ def inverse_harmonic_mean(
     losses = each_loss(loss)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
-        values, push, pull = jacobian(lambda p: losses(p, buffers, batch), params)
+        values, push, pull = jacobian(partial(losses, buffers=buffers, batch=batch), params)
         norms = squared_gradient_norms(loss, params, buffers, batch, values, samples)
         scale = 1 / (len(values) * (damping + norms))
+        divisor = damping  # torch 2.5 can compile what product reads from here, not what it reads from farther out
 
         def product(v: Tree) -> Tree:
             updates = pull((push(v) * scale).to(values.dtype))  # v → Jv → Jᵀ Jv / n(λ + ‖∇ℓ‖²)
-            return map_leaves(lambda leaf, update: ((leaf - update) / damping).to(leaf.dtype), v, updates)
+            return map_leaves(lambda leaf, update: ((leaf - update) / divisor).to(leaf.dtype), v, updates)
 
         return product
 

@@ -2,6 +2,8 @@
 
 As u ↦ Jᵀu is linear, its own pullback is v ↦ Jv. Forward mode would have gaps (fused attention, LSTM, some losses),
 is slow in eager mode for cross-entropy, and its zero tensors have no storage, which compiled code does not know.
+
+The functions given are `partial`s: torch 2.5 cannot compile closures of a function that returns before they are called.
 """
 
 from collections.abc import Callable

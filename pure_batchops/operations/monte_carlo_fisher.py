@@ -64,15 +64,16 @@ def monte_carlo_fisher(
         if not isinstance(outputs, Tensor):
             msg = f"model must return one tensor to sample targets from, got {type(outputs).__name__}"
             raise ValueError(msg)
-        rows = outputs.movedim(axis, 0)
+        dim = axis  # torch 2.5 can compile what curve reads from here, not what it reads from farther out
+        rows = outputs.movedim(dim, 0)
         noise = uniform(number, (count, *rows.shape), like=rows)
         drawn = torch.vmap(draw, in_dims=(None, 0))(rows, noise)
         gradients = torch.vmap(lambda y: grad(lambda o: losses(o, y).sum())(rows))(drawn)  # (S, n, …)
 
         def curve(u: Tensor) -> Tensor:
-            along = (gradients * u.movedim(axis, 0)).flatten(2).sum(-1) if rows.dim() > 1 else gradients * u
+            along = (gradients * u.movedim(dim, 0)).flatten(2).sum(-1) if rows.dim() > 1 else gradients * u
             weights = along.reshape(*along.shape, *[1] * (rows.dim() - 1))  # gᵢₛ·uᵢ
-            return (gradients * weights).mean(0).movedim(0, axis)
+            return (gradients * weights).mean(0).movedim(0, dim)
 
         return curve
 
