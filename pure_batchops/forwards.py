@@ -4,7 +4,6 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pure_batchops import checks
+from pure_batchops.spelled_out import InstanceNorm, spelled_out
 from pure_batchops.types import Buffers, Forward, Params, Tree
 
-# The base classes of all batch norms, instance norms and dropouts have private names only.
+# The base classes of all batch norms and dropouts have private names only.
 BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001
-InstanceNorm = nn.modules.instancenorm._InstanceNorm  # noqa: SLF001
 Dropout = nn.modules.dropout._DropoutNd  # noqa: SLF001
 
 _VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
@@ -106,38 +105,9 @@ def _skeleton(model: nn.Module) -> nn.Module:
             module.dropout = 0.0
         if isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
             module.training = True
-        if type(module).forward is nn.LayerNorm.forward:
-            module.forward = partial(_layer_norm, module)
-        if isinstance(module, InstanceNorm) and module.running_mean is None:
-            module.forward = partial(_instance_norm, module)  # type: ignore[method-assign]
+        if (forward := spelled_out(module)) is not None:
+            module.forward = forward
     return skeleton
-
-
-# torch's fused norms take their saved mean and deviation for constants from the third derivative on (2.1 to 2.13): the
-# derivative of a product would be silently wrong. Spelled out, they are right at any order.
-
-
-def _layer_norm(module: Any, x: Tensor) -> Tensor:
-    axes = tuple(range(-len(module.normalized_shape), 0))
-    if x.shape[axes[0] :] != torch.Size(module.normalized_shape):
-        msg = f"the input of LayerNorm must end in the shape {tuple(module.normalized_shape)}, got {tuple(x.shape)}"
-        raise ValueError(msg)
-    y = _standardized(x, axes, module.eps)
-    y = y if module.weight is None else y * module.weight
-    return y if getattr(module, "bias", None) is None else y + module.bias
-
-
-def _instance_norm(module: Any, x: Tensor) -> Tensor:
-    axes = tuple(range(1 - module._get_no_batch_dim(), 0))  # noqa: SLF001  # the axes after the channels
-    y = _standardized(x, axes, module.eps)
-    lift = [-1] + [1] * len(axes)
-    return y if module.weight is None else y * module.weight.reshape(lift) + module.bias.reshape(lift)
-
-
-def _standardized(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    centred = wide - wide.mean(axes, keepdim=True)
-    return (centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()).to(x.dtype)
 
 
 def _check_state(shapes: Mapping[str, torch.Size], params: Any, buffers: Any) -> None:

@@ -237,3 +237,39 @@ def test_norms_spelled_out_are_torchs(model):
     for tensor in wrapped.parameters():
         nn.init.uniform_(tensor, 0.5, 1)
     assert_close(pure_forward(wrapped)(*pb.functional_state(wrapped), x), wrapped(x).detach())
+
+
+class Step(nn.Module):
+    """A cell with its state as a second input that it must be given."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x, state):
+        return self.cell(x, state)
+
+
+CELLS = [nn.GRUCell(3, 4), nn.LSTMCell(3, 4), nn.RNNCell(3, 4), nn.RNNCell(3, 4, bias=False, nonlinearity="relu")]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: type(cell).__name__)
+@pytest.mark.parametrize("samples", [(), (5,)])
+def test_cells_spelled_out_are_torchs(cell, samples):
+    generator = torch.Generator().manual_seed(0)
+    x, hidden, memory = torch.randn(3, *samples, 4, generator=generator)
+    x, state = x[..., :3], (hidden, memory) if isinstance(cell, nn.LSTMCell) else hidden
+    step = Step(cell)
+    assert_close(pure_forward(cell)(*pb.functional_state(cell), x), cell(x))
+    assert_close(pure_forward(step)(*pb.functional_state(step), (x, state)), cell(x, state))
+
+
+def test_cell_of_which_one_weight_is_batched_is_mapped():
+    step = Step(nn.GRUCell(2, 2))
+    params, buffers = pb.functional_state(step, restrict_to="*weight_ih")
+    (name,) = params
+    op = pb.hessian(pb.sample_losses(step, nn.MSELoss()))
+    members = torch.stack([params[name], 2 * params[name]])
+    batch, v = ((torch.randn(3, 2), torch.randn(3, 2)), torch.randn(3, 2)), torch.randn(12)
+    expected = torch.stack([op({name: member}, buffers, batch, v) for member in members])
+    assert_close(torch.vmap(op, in_dims=({name: 0}, None, None, None))({name: members}, buffers, batch, v), expected)
