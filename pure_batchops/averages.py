@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pure_batchops import checks
-from pure_batchops.losses import length
+from pure_batchops.batches import length
 from pure_batchops.operations.batch_operation import with_at
 from pure_batchops.trees import move, named, named_leaves, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector

@@ -40,16 +40,17 @@ def pure_forward(model: nn.Module | Forward) -> Forward:
     _refuse_training_mode(model)
     skeleton = _skeleton(model)
     shapes = {name: tensor.shape for name, tensor in [*skeleton.named_parameters(), *skeleton.named_buffers()]}
-    signature = inspect.signature(skeleton.forward)
+    spread = not _accepts(inspect.signature(skeleton.forward), None)
+    attention = _math_attention if any(map(_may_attend, skeleton.modules())) else nullcontext
     watched = {name for name, _ in skeleton.named_buffers()} if any(part.training for part in model.modules()) else None
 
     def forward(params: Params, buffers: Buffers, inputs: Tree) -> Tree:
         _check_state(shapes, params, buffers)
-        arguments, keywords = _arguments(signature, inputs)
+        arguments, keywords = _arguments(inputs, spread)
 
         def outputs(buffers: Buffers) -> Tree:
-            with _math_attention():
-                return functional_call(skeleton, (params, buffers), arguments, keywords, strict=True)
+            with attention():
+                return functional_call(skeleton, (params, buffers), arguments, keywords)
 
         return outputs(buffers) if watched is None or checks.compiling() else _unmoved(outputs, buffers, watched)
 
@@ -135,18 +136,23 @@ def _check_state(shapes: Mapping[str, torch.Size], params: Any, buffers: Any) ->
         raise ValueError(msg)
 
 
-def _arguments(signature: inspect.Signature, inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, (tuple, list, dict)) and not _accepts(signature, inputs):
-        return ((), inputs) if isinstance(inputs, dict) else (tuple(inputs), {})
-    return (inputs,), {}
+def _arguments(inputs: Tree, spread: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:  # noqa: FBT001
+    if spread and isinstance(inputs, dict):
+        return (), inputs
+    return (tuple(inputs) if spread and isinstance(inputs, (tuple, list)) else (inputs,)), {}
 
 
-def _accepts(signature: inspect.Signature, inputs: Tree) -> bool:
+def _accepts(signature: inspect.Signature, *arguments: Any) -> bool:
     try:
-        signature.bind(inputs)
+        signature.bind(*arguments)
     except TypeError:
         return False
     return True
+
+
+def _may_attend(module: nn.Module) -> bool:
+    """Whether a module may use scaled_dot_product_attention: torch's own with attention in its name, and any of a user's."""
+    return "ttention" in type(module).__name__ or not type(module).__module__.startswith("torch.nn.modules.")
 
 
 def _math_attention() -> AbstractContextManager[Any]:

@@ -1,34 +1,33 @@
-"""Trees of tensors: their leaves by name, arithmetic, and the four forms of a vector."""
+"""Trees of tensors: their leaves by name, and arithmetic."""
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pure_batchops.types import Params, Tree, Vector
+from pure_batchops.types import Params, Tree
 
 Path = tuple[str, ...]
 
 
-class Form(NamedTuple):
-    """A vector as a tree in the order of params, the number K of vectors (None: one, without an axis), the way back."""
-
-    tree: Tree
-    vectors: int | None
-    restore: Callable[[Tree], Vector]
-
-
 def leaves(tree: Tree) -> list[Any]:
     """The leaves of a tree, in its order."""
-    return tree_flatten(tree)[0]
+    return list(tree.values()) if _is_flat(tree) else tree_flatten(tree)[0]
 
 
 def rebuilt(like: Tree, new_leaves: list[Any]) -> Tree:
     """The tree `like` with other leaves."""
+    if _is_flat(like):
+        return dict(zip(like, new_leaves, strict=True))
     return tree_unflatten(new_leaves, tree_flatten(like)[1])
+
+
+def _is_flat(tree: Tree) -> bool:
+    """A dict of tensors, by far the most common tree: what is known of it need not be asked of torch."""
+    return type(tree) is dict and all(isinstance(leaf, Tensor) for leaf in tree.values())
 
 
 def map_leaves(function: Callable[..., Any], first: Tree, *others: Tree) -> Tree:
@@ -43,6 +42,8 @@ def move(tree: Tree, device: torch.device) -> Tree:
 
 def named_leaves(tree: Tree, path: Path = ()) -> dict[Path, Any]:
     """The leaves of a tree by their path, in its order."""
+    if not path and _is_flat(tree):
+        return {(key if isinstance(key, str) else f"[{key!r}]",): leaf for key, leaf in tree.items()}
     children = _children(tree)
     if children is None:
         return {path: tree}
@@ -111,77 +112,3 @@ def same_leaves(what: str, expected: dict[Path, Any], tree: Tree) -> list[Any]:
         msg = f"{what} must have the leaves {', '.join(map(named, expected))}; {'; '.join(parts)}"
         raise ValueError(msg)
     return [found[path] for path in expected]
-
-
-def vector_form(params: Params, v: Vector) -> Form:
-    """The vector v, in whichever of its four forms, as a tree in the order of params.
-
-    Returns:
-        The tree, the number of vectors, and the function that brings a product into the form of v.
-
-    Raises:
-        TypeError: if v is neither a tensor nor a tree of tensors, or has another dtype than params.
-        ValueError: if its leaves, shapes, number of vectors or device do not fit params.
-    """
-    expected = parameter_leaves(params)
-    if isinstance(v, Tensor) and not (isinstance(params, Tensor) and params.shape in (v.shape, v.shape[1:])):
-        return _flat_form(params, expected, v)
-    if v is None or isinstance(v, (str, bytes, int, float)):
-        msg = f"v must be a tensor or a tree of tensors like params, got {type(v).__name__}"
-        raise TypeError(msg)
-    found = same_leaves("v", expected, v)
-    counts = [_check_leaf(path, leaf, like) for (path, like), leaf in zip(expected.items(), found, strict=True)]
-    if any(count != counts[0] for count in counts):
-        seen = ", ".join(
-            f"{named(path)} {'one without an axis' if count is None else count}"
-            for path, count in zip(expected, counts, strict=True)
-        )
-        msg = f"all leaves of v must hold the same number of vectors K, got {seen}"
-        raise ValueError(msg)
-    return Form(rebuilt(params, found), counts[0], lambda product: product)
-
-
-def _check_leaf(path: Path, leaf: Any, like: Tensor) -> int | None:
-    """The number of vectors that a leaf of v holds, None for one without an axis."""
-    if not isinstance(leaf, Tensor):
-        msg = f"v must be a tensor or a tree of tensors like params, got {type(leaf).__name__} at {named(path)}"
-        raise TypeError(msg)
-    if like.shape not in (leaf.shape, leaf.shape[1:]):
-        msg = (
-            f"v must have at {named(path)} the shape {tuple(like.shape)} of params, or {('K', *like.shape)} for K "
-            f"vectors, got {tuple(leaf.shape)}"
-        )
-        raise ValueError(msg)
-    _check_kind(f" at {named(path)}", leaf, like)
-    return None if leaf.dim() == like.dim() else leaf.shape[0]
-
-
-def _check_kind(where: str, leaf: Tensor, like: Tensor) -> None:
-    if leaf.dtype != like.dtype:
-        msg = f"v must have the dtype {like.dtype} of params{where}, got {leaf.dtype}"
-        raise TypeError(msg)
-    if leaf.device != like.device:
-        msg = f"v must be on the device {like.device} of params{where}, got {leaf.device}"
-        raise ValueError(msg)
-
-
-def _flat_form(params: Params, expected: dict[Path, Tensor], v: Tensor) -> Form:
-    first = next(iter(expected.values()))
-    if any(leaf.dtype != first.dtype or leaf.device != first.device for leaf in expected.values()):
-        msg = "params must all have one dtype and device for a flat v; give v as a tree like params"
-        raise ValueError(msg)
-    sizes = [leaf.numel() for leaf in expected.values()]
-    total = sum(sizes)
-    if v.dim() not in (1, 2) or v.shape[-1] != total:
-        msg = f"a flat v must have the shape ({total},) or (K, {total}), as params hold {total} numbers, got {tuple(v.shape)}"
-        raise ValueError(msg)
-    _check_kind("", v, first)
-    lead = v.shape[:-1]
-    parts = [
-        part.reshape((*lead, *leaf.shape)) for part, leaf in zip(torch.split(v, sizes, -1), expected.values(), strict=True)
-    ]
-
-    def restore(product: Tree) -> Tensor:
-        return torch.cat([leaf.reshape((*lead, size)) for leaf, size in zip(leaves(product), sizes, strict=True)], -1)
-
-    return Form(rebuilt(params, parts), v.shape[0] if v.dim() == 2 else None, restore)

@@ -72,6 +72,11 @@ def whole_hessian(p: Problem) -> torch.Tensor:
     return dense.hessian(values(p), p.tensors)
 
 
+def less_than_all(p: Problem) -> int:
+    """One number less than all gradients of the samples have: layers are then kept as inputs and gradients of outputs."""
+    return pb.n_points(p.batch, p.batch_dim) * p.numbers - 1
+
+
 def one_block_each(p: Problem) -> list[str]:
     return list(p.params)
 
@@ -93,6 +98,26 @@ ROWS = {
     ),
     "inverse_harmonic_mean": Row(
         lambda p, **options: pb.inverse_harmonic_mean(p.loss, LAMBDA, **options),
+        lambda p: dense.inverse_harmonic_mean(values(p), p.tensors, LAMBDA),
+        definite=always,
+    ),
+    "gauss_newton_by_layer": Row(
+        lambda p, **options: pb.gauss_newton(p.loss, held=less_than_all(p), **options),
+        lambda p: dense.gauss_newton(values(p), p.tensors),
+        definite=always,
+    ),
+    "inverse_harmonic_mean_by_layer": Row(
+        lambda p, **options: pb.inverse_harmonic_mean(p.loss, LAMBDA, held=less_than_all(p), **options),
+        lambda p: dense.inverse_harmonic_mean(values(p), p.tensors, LAMBDA),
+        definite=always,
+    ),
+    "gauss_newton_unheld": Row(
+        lambda p, **options: pb.gauss_newton(p.loss, held=0, **options),
+        lambda p: dense.gauss_newton(values(p), p.tensors),
+        definite=always,
+    ),
+    "inverse_harmonic_mean_unheld": Row(
+        lambda p, **options: pb.inverse_harmonic_mean(p.loss, LAMBDA, held=0, **options),
         lambda p: dense.inverse_harmonic_mean(values(p), p.tensors, LAMBDA),
         definite=always,
     ),
@@ -301,6 +326,7 @@ def test_product_keeps_the_dtype_of_params(row: Row, dtype: torch.dtype) -> None
         assert error < 30 * torch.finfo(dtype).eps ** (2 / 3 if row.tolerance else 1)
 
 
+COMPILED = [name for name in ROWS if not name.endswith("_by_layer")]  # there the compiler takes what is unheld
 compiles = pytest.mark.skipif(VERSION < (2, 5), reason="torch.compile of torch.func works from torch 2.5 on")
 
 
@@ -312,7 +338,7 @@ def check_compiled(row: Row, p: Problem, v: Any, backend: str = "aot_eager") -> 
 
 
 @compiles
-@every_row
+@pytest.mark.parametrize("row", [ROWS[name] for name in COMPILED], ids=COMPILED)
 def test_compiled_is_eager(row: Row) -> None:
     for kind, count in (("tied", None), ("perceptron", 3)):
         p = problem(kind, 3)

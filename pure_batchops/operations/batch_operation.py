@@ -1,24 +1,28 @@
 """The one wrapper around every operation: the forms of v, K vectors at a time, and errors that say what to do."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from pure_batchops import checks
-from pure_batchops.trees import (
-    Form,
-    leaves,
-    map_leaves,
-    parameter_leaves,
-    rebuilt,
-    same_leaves,
-    vector_form,
-)
+from pure_batchops.forms import Form, vector_form
+from pure_batchops.trees import leaves, map_leaves, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Tree, Vector
 
-NUMBERS_AT_ONCE = 2**16
-"""Vectors are multiplied together while they hold fewer numbers than this; larger ones are faster one by one."""
+
+class Multiplication(NamedTuple):
+    """A linear map, and how it is best applied to several vectors.
+
+    Attributes:
+        product: v ↦ m v on trees.
+        together: vectors are multiplied together while they hold fewer numbers than this; larger ones one by one.
+        takes_rows: the product is on rows instead, `(K, D) -> (K, D)`, for any K at once.
+    """
+
+    product: LinearMap
+    together: int = 2**16
+    takes_rows: bool = False
 
 
 def batch_operation(at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_size: int | None = None) -> Operation:
@@ -54,9 +58,8 @@ def batch_operation(at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_
                 [ 0., 10.]])
     """
     checks.function("at", at)
-    chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
 
-    def linear_map(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
+    def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
         multiply = at(params, buffers, batch)
         expected = parameter_leaves(params)
 
@@ -65,24 +68,30 @@ def batch_operation(at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_
             found = same_leaves("the product", expected, multiply(v))
             return rebuilt(params, [leaf.clone() if any(leaf is other for other in given) else leaf for leaf in found])
 
-        return product
+        return Multiplication(product)
+
+    return operation_by(multiplication, chunk_size)
+
+
+def operation_by(multiplication: Callable[[Params, Buffers, Batch], Multiplication], chunk_size: int | None) -> Operation:
+    """The operation of a function that gives the linear map and how it is best applied; its products alias nothing."""
+    chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
         form = vector_form(params, v)
         if checks.compiling():
+            found = multiplication(params, buffers, batch)
+            if form.vectors is None or found.takes_rows:
+                return _products(found, form, None)
             # torch 2.5 compiles what a transform closes over from outside to zeros: all the work goes inside.
-            return form.restore(_each(lambda row: linear_map(params, buffers, batch)(row), form, chunk or form.vectors))
-        return form.restore(_each(_explained(linear_map, params, buffers, batch), form, chunk))
+            inside = Multiplication(lambda row: multiplication(params, buffers, batch).product(row))
+            return _products(inside, form, chunk or form.vectors)
+        return _products(_explained(multiplication, params, buffers, batch), form, chunk)
 
     def operation_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
         parameter_leaves(params)
-        multiply = _explained(linear_map, params, buffers, batch)
-
-        def product(v: Vector) -> Vector:
-            form = vector_form(params, v)
-            return form.restore(_each(multiply, form, chunk))
-
-        return product
+        found = _explained(multiplication, params, buffers, batch)
+        return lambda v: _products(found, vector_form(params, v), chunk)
 
     return with_at(operation, operation_at)
 
@@ -93,22 +102,28 @@ def with_at(operation: Callable[..., Vector], at: Callable[..., Callable[[Vector
     return cast("Operation", operation)
 
 
-def _each(multiply: LinearMap, form: Form, chunk: int | None) -> Tree:
-    """The product of each of the vectors, a chunk at a time."""
-    tree, count, _ = form
-    if count is None:
-        return multiply(tree)
-    if count == 0:
-        return map_leaves(torch.zeros_like, tree)
-    chunk = chunk or max(1, NUMBERS_AT_ONCE // max(1, sum(leaf[0].numel() for leaf in leaves(tree))))
+def _products(multiplication: Multiplication, form: Form, chunk: int | None) -> Vector:
+    """The product of each of the vectors, a chunk at a time, in their form."""
+    multiply, together, takes_rows = multiplication
+    if takes_rows:
+        rows = form.rows()
+        step = max(1, chunk or together // max(1, rows.shape[1]))
+        products = multiply(rows) if step >= len(rows) else torch.cat([multiply(part) for part in rows.split(step)])
+        return form.of_rows(products)
+    tree = form.tree()
+    if form.vectors is None:
+        return form.of_tree(multiply(tree))
+    if form.vectors == 0:
+        return form.of_tree(map_leaves(torch.zeros_like, tree))
+    chunk = chunk or max(1, together // max(1, sum(leaf[0].numel() for leaf in leaves(tree))))
     if chunk > 1:
-        return torch.vmap(multiply, chunk_size=min(chunk, count))(tree)
-    products = [multiply(map_leaves(lambda leaf, i=i: leaf[i], tree)) for i in range(count)]
-    return map_leaves(lambda *rows: torch.stack(rows), *products)
+        return form.of_tree(torch.vmap(multiply, chunk_size=min(chunk, form.vectors))(tree))
+    each = [multiply(map_leaves(lambda leaf, i=i: leaf[i], tree)) for i in range(form.vectors)]
+    return form.of_tree(map_leaves(lambda *rows: torch.stack(rows), *each))
 
 
-def _explained(at: Callable[..., LinearMap], *arguments: Any) -> LinearMap:
-    """The linear map, with torch's word on fused attention followed by the setting that removes it."""
+def _explained(at: Callable[..., Multiplication], *arguments: Any) -> Multiplication:
+    """The multiplication, with torch's word on fused attention followed by the setting that removes it."""
 
     def explain(error: RuntimeError) -> RuntimeError:
         fused = (
@@ -139,4 +154,5 @@ def _explained(at: Callable[..., LinearMap], *arguments: Any) -> LinearMap:
 
         return call
 
-    return cast("LinearMap", guarded(guarded(at)(*arguments)))
+    found: Multiplication = guarded(at)(*arguments)
+    return found._replace(product=guarded(found.product))

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from pure_batchops import checks
+from pure_batchops.forms import vector_form
 from pure_batchops.models import selected
 from pure_batchops.operations.batch_operation import with_at
-from pure_batchops.trees import vector_form
 from pure_batchops.types import Batch, Buffers, Operation, Params, Selection, Vector
 
 Part = Callable[[Params, Buffers, Vector], Vector]
@@ -50,17 +50,19 @@ def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
         form = vector_form(params, v)
+        tree = form.tree()
         products = [
-            op(own, others, batch, {name: form.tree[name] for name in own}) for own, others in _parts(params, buffers, picks)
+            op(own, others, batch, {name: tree[name] for name in own}) for own, others in _parts(params, buffers, picks)
         ]
-        return form.restore(_merged(params, products))
+        return form.of_tree(_merged(params, products))
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
         multiply = [(own, op.at(own, others, batch)) for own, others in _parts(params, buffers, picks)]
 
         def product(v: Vector) -> Vector:
             form = vector_form(params, v)
-            return form.restore(_merged(params, [part({name: form.tree[name] for name in own}) for own, part in multiply]))
+            tree = form.tree()
+            return form.of_tree(_merged(params, [part({name: tree[name] for name in own}) for own, part in multiply]))
 
         return product
 

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from pure_batchops import checks
+from pure_batchops.forms import vector_form
 from pure_batchops.operations.batch_operation import with_at
-from pure_batchops.trees import map_leaves, vector_form
+from pure_batchops.trees import map_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
 
 
@@ -36,9 +37,8 @@ def damped(op: Operation, regularization: float | Tensor) -> Operation:
     damping = checks.positive("regularization", regularization)
 
     def sum_with(product: Callable[[Vector], Vector], params: Params, v: Vector) -> Vector:
-        tree, _, restore = vector_form(params, v)
-        shifts = map_leaves(lambda leaf: (damping * leaf).to(leaf.dtype), tree)
-        return map_leaves(lambda a, b: a + b, product(v), restore(shifts))
+        ordered = v if isinstance(v, Tensor) else vector_form(params, v).tree()
+        return map_leaves(lambda a, b: a + (damping * b).to(b.dtype), product(v), ordered)
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
         return sum_with(lambda u: op(params, buffers, batch, u), params, v)

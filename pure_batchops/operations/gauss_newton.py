@@ -1,22 +1,23 @@
 """The mean of the outer products of the gradients: pyDVL's Gauss-Newton matrix, the field's empirical Fisher."""
 
-from functools import partial
-
 from pure_batchops import checks
-from pure_batchops.losses import each_loss
-from pure_batchops.operations.batch_operation import batch_operation
-from pure_batchops.operations.jacobian import jacobian
-from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, SampleLosses, Tree
+from pure_batchops.operations.batch_operation import Multiplication, operation_by
+from pure_batchops.operations.sample_gradients import HELD, sample_gradients
+from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 
 
-def gauss_newton(loss: SampleLosses, *, chunk_size: int | None = None) -> Operation:
+def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None = None) -> Operation:
     """The mean of gradient outer products, m(batch) = 1/n Σᵢ ∇ℓᵢ ∇ℓᵢᵀ = JᵀJ/n, J the Jacobian of the n losses.
 
     The name is pyDVL's; the field calls this matrix the empirical Fisher. `generalized_gauss_newton` is the matrix
-    that textbooks call Gauss-Newton. Gradients of single samples are never held: J v and Jᵀu are one pass each.
+    that textbooks call Gauss-Newton. J is held while it has at most `held` numbers; a larger one is kept layer by layer, as
+    inputs and gradients of outputs, or never formed.
 
     Args:
         loss: `(params, buffers, batch) -> (n,)`.
+        held: the most numbers of gradients of samples to hold, n × D or those outside of known layers; 0 to take products
+            from the losses of the whole batch alone, which a loss that mixes samples needs under vmap and torch.compile
+            (there its product is NaN otherwise). The product does not depend on it.
         chunk_size: how many vectors are multiplied at once, see `batch_operation`.
 
     Returns:
@@ -24,8 +25,8 @@ def gauss_newton(loss: SampleLosses, *, chunk_size: int | None = None) -> Operat
 
     Raises:
         TypeError: if loss is no function.
-        ValueError: if chunk_size is not positive. The operation raises it for a loss that returns no `(n,)`, and for a v
-            or a batch that does not fit.
+        ValueError: if held is negative or chunk_size not positive. The operation raises it for a loss that returns no
+            `(n,)`, and for a v or a batch that does not fit.
 
     Examples:
         Of ℓᵢ = xᵢ w the gradients are xᵢ:
@@ -36,14 +37,14 @@ def gauss_newton(loss: SampleLosses, *, chunk_size: int | None = None) -> Operat
         tensor([2.5000])
     """
     checks.function("loss", loss)
-    losses = each_loss(loss)
+    most = checks.whole("held", held, least=0)
 
-    def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
-        values, push, pull = jacobian(partial(losses, buffers=buffers, batch=batch), params)
+    def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
+        found = sample_gradients(loss, params, buffers, batch, most)
 
         def product(v: Tree) -> Tree:
-            return pull(push(v) / len(values))  # v → Jv → JᵀJv / n
+            return found.pull(found.push(v) / len(found.losses))  # v → Jv → JᵀJv / n
 
-        return product
+        return Multiplication(product, found.together, found.takes_rows)
 
-    return batch_operation(at, chunk_size=chunk_size)
+    return operation_by(multiplication, chunk_size)

@@ -7,8 +7,9 @@ from torch import nn
 from torch.func import grad, vjp
 
 from pure_batchops import checks
+from pure_batchops.batches import length, pair
+from pure_batchops.criteria import output_losses
 from pure_batchops.forwards import pure_forward
-from pure_batchops.losses import length, output_losses, pair
 from pure_batchops.operations.batch_operation import batch_operation
 from pure_batchops.operations.jacobian import jacobian
 from pure_batchops.trees import map_leaves

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pure_batchops import checks
+from pure_batchops.batches import split
 from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
@@ -34,25 +34,17 @@ def squared_gradient_norms(
             torch.compile) its norm is not a number instead.
     """
     n, axis = len(losses), getattr(loss, "batch_dim", 0)
-    parts, spec = tree_flatten(batch)
-    split = [isinstance(part, Tensor) and _length(part, axis) == n for part in parts]
+    alone, samples = split(batch, n, axis)
 
     def of_one(*sample: Tensor) -> Any:  # ‖∇ℓ‖², ℓ; torch 2.5 cannot trace an annotation in brackets
-        own = iter(sample)
-        alone = [next(own).unsqueeze(axis) if is_split else part for part, is_split in zip(parts, split, strict=True)]
-        gradient, value = grad_and_value(lambda p: loss(p, buffers, tree_unflatten(alone, spec)).sum())(params)
+        gradient, value = grad_and_value(lambda p: loss(p, buffers, alone(*sample)).sum())(params)
         return _squared_norm(gradient), value
 
-    samples = [part for part, is_split in zip(parts, split, strict=True) if is_split]
     if not samples:
         msg = f"batch must hold a tensor with {n} samples along axis {axis}, as many as there are losses"
         raise ValueError(msg)
-    norms, alone = torch.vmap(of_one, in_dims=axis, chunk_size=chunk_size or _chunk(n, params))(*samples)
-    return _refuse_mixed(norms, alone, losses)
-
-
-def _length(part: Tensor, axis: int) -> int | None:
-    return part.shape[axis] if -part.dim() <= axis < part.dim() else None
+    norms, values = torch.vmap(of_one, in_dims=axis, chunk_size=chunk_size or _chunk(n, params))(*samples)
+    return _refuse_mixed(norms, values, losses)
 
 
 def _chunk(n: int, params: Params) -> int:
@@ -67,21 +59,31 @@ def _squared_norm(gradient: Any) -> Tensor:
 
 
 def _refuse_mixed(norms: Tensor, alone: Tensor, losses: Tensor) -> Tensor:
+    same = same_losses(alone, losses)
+    if readable(same.all()) is False:
+        worst = int((alone - losses).abs().argmax())
+        msg = (
+            f"loss must give a sample the same value alone as in its batch: sample {worst} has "
+            f"{float(losses[worst]):.6g} in the batch and {float(alone[worst]):.6g} alone; samples must not depend on "
+            "each other (a mean over the batch inside the loss?)"
+        )
+        raise ValueError(msg)
+    return torch.where(same, norms, torch.nan)
+
+
+def same_losses(alone: Tensor, losses: Tensor) -> Tensor:
+    """Which samples have the same loss alone as in their batch, but for rounding."""
     # Rounding differs between one sample and many; a loss that mixes samples is off by a factor, not by rounding.
     tolerance = torch.finfo(losses.dtype).eps ** (1 / 3)
     same = (alone - losses).abs() <= tolerance * (1 + losses.abs())
-    same = same | ~torch.isfinite(losses)  # what is not finite speaks for itself
-    if not checks.compiling():
-        try:
-            mixed = not bool(same.all())
-        except RuntimeError:  # under vmap there is no one answer
-            mixed = False
-        if mixed:
-            worst = int((alone - losses).abs().argmax())
-            msg = (
-                f"loss must give a sample the same value alone as in its batch: sample {worst} has "
-                f"{float(losses[worst]):.6g} in the batch and {float(alone[worst]):.6g} alone; samples must not depend on "
-                "each other (a mean over the batch inside the loss?)"
-            )
-            raise ValueError(msg)
-    return torch.where(same, norms, torch.nan)
+    return same | ~torch.isfinite(losses)  # what is not finite speaks for itself
+
+
+def readable(holds: Tensor) -> bool | None:
+    """The value of a tensor; None under vmap, where there is no one answer, and under torch.compile."""
+    if checks.compiling():
+        return None
+    try:
+        return bool(holds)
+    except RuntimeError:
+        return None

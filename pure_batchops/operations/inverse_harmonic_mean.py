@@ -1,44 +1,44 @@
 """The mean of the inverses of damped rank-one matrices: the inverse of their harmonic mean."""
 
-from functools import partial
-
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.losses import each_loss
-from pure_batchops.operations.batch_operation import batch_operation
-from pure_batchops.operations.gradient_norms import squared_gradient_norms
-from pure_batchops.operations.jacobian import jacobian
+from pure_batchops.operations.batch_operation import Multiplication, operation_by
+from pure_batchops.operations.sample_gradients import HELD, sample_gradients
 from pure_batchops.trees import map_leaves
-from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, SampleLosses, Tree
+from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 
 
 def inverse_harmonic_mean(
     loss: SampleLosses,
     regularization: float | Tensor,
     *,
+    held: int = HELD,
     chunk_size: int | None = None,
     sample_chunk_size: int | None = None,
 ) -> Operation:
     """The mean of inverse rank-one updates, m(batch) = 1/n Σᵢ (∇ℓᵢ ∇ℓᵢᵀ + λI)⁻¹, by Sherman and Morrison's formula.
 
     m v = (v − 1/n Σᵢ ∇ℓᵢ (∇ℓᵢ·v) / (λ + ‖∇ℓᵢ‖²)) / λ. It stands for the inverse of `damped(gauss_newton(loss), λ)`, with
-    inversion and summation exchanged. The norms ‖∇ℓᵢ‖² come from a chunk of gradients at a time, never all n of them.
+    inversion and summation exchanged. Gradients are held while they have at most `held` numbers; larger ones are kept layer by
+    layer, as inputs and gradients of outputs, or formed a chunk of samples at a time.
 
     Args:
         loss: `(params, buffers, batch) -> (n,)`, in which a sample does not depend on the others.
         regularization: λ, positive and finite; or a 0-dim tensor, which may be vmapped and is not checked.
+        held: the most numbers of gradients of samples to hold, n × D or those outside of known layers. The product does
+            not depend on it.
         chunk_size: how many vectors are multiplied at once, see `batch_operation`.
-        sample_chunk_size: how many gradients of samples are held at once. By default as many as hold 2²² numbers, at
-            least one. The product does not depend on it.
+        sample_chunk_size: how many gradients of samples are formed at once, and none are kept. By default, where gradients
+            are neither held nor kept layer by layer, as many as have 2²² numbers. The product does not depend on it.
 
     Returns:
         `op(params, buffers, batch, v) -> product`, linear, symmetric, positive definite, with eigenvalues in (0, 1/λ].
 
     Raises:
         TypeError: if loss is no function, or regularization is no number.
-        ValueError: if regularization is not positive and finite, or a chunk size is not positive. The operation raises
-            it for a loss that returns no `(n,)` or mixes samples, and for a v or a batch that does not fit.
+        ValueError: if regularization is not positive and finite, held is negative, or a chunk size is not positive. The
+            operation raises it for a loss that returns no `(n,)` or mixes samples, and for a v or a batch that does not fit.
 
     Examples:
         Of ℓᵢ = xᵢ w the gradients are xᵢ, so that m = mean of 1 / (xᵢ² + λ):
@@ -56,18 +56,17 @@ def inverse_harmonic_mean(
     checks.function("loss", loss)
     damping = checks.positive("regularization", regularization)
     samples = None if sample_chunk_size is None else checks.whole("sample_chunk_size", sample_chunk_size)
-    losses = each_loss(loss)
+    most = checks.whole("held", held, least=0)
 
-    def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
-        values, push, pull = jacobian(partial(losses, buffers=buffers, batch=batch), params)
-        norms = squared_gradient_norms(loss, params, buffers, batch, values, samples)
-        scale = 1 / (len(values) * (damping + norms))
+    def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
+        found = sample_gradients(loss, params, buffers, batch, most, samples)
+        scale = 1 / (len(found.losses) * (damping + found.squared_norms()))
         divisor = damping  # torch 2.5 can compile what product reads from here, not what it reads from farther out
 
         def product(v: Tree) -> Tree:
-            updates = pull((push(v) * scale).to(values.dtype))  # v → Jv → Jᵀ Jv / n(λ + ‖∇ℓ‖²)
+            updates = found.pull((found.push(v) * scale).to(found.losses.dtype))  # v → Jv → Jᵀ Jv / n(λ + ‖∇ℓ‖²)
             return map_leaves(lambda leaf, update: ((leaf - update) / divisor).to(leaf.dtype), v, updates)
 
-        return product
+        return Multiplication(product, found.together, found.takes_rows)
 
-    return batch_operation(at, chunk_size=chunk_size)
+    return operation_by(multiplication, chunk_size)

@@ -1,0 +1,72 @@
+"""Batches: their two parts, and how many samples they hold."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pure_batchops.trees import leaves
+from pure_batchops.types import Batch, Tree
+
+
+def pair(batch: Batch, batch_dim: int = 0) -> tuple[Tree, Tree]:
+    """The two parts of a batch.
+
+    Returns:
+        Inputs and targets.
+
+    Raises:
+        ValueError: if the batch is no pair, is empty, or its inputs and targets have different lengths.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        seen = f"{type(batch).__name__} of length {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        msg = f"batch must be a pair (inputs, targets), got {seen}"
+        raise ValueError(msg)
+    length("inputs and targets", tuple(batch), batch_dim)
+    return batch[0], batch[1]
+
+
+def length(what: str, tree: Tree, batch_dim: int = 0) -> int:
+    """The number of samples along an axis, on which all tensors with axes must agree.
+
+    Returns:
+        The number, at least one.
+
+    Raises:
+        ValueError: if there is no such axis, lengths differ, or there is no sample.
+    """
+    tensors = [leaf for leaf in leaves(tree) if has_axis(leaf)]
+    axes = batch_dim + 1 if batch_dim >= 0 else -batch_dim
+    lengths = [leaf.shape[batch_dim] if leaf.dim() >= axes else None for leaf in tensors]
+    if not lengths or None in lengths or len(set(lengths)) > 1:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tensors)
+        msg = f"{what} must have one number of samples along axis {batch_dim}, got the shapes {shapes or 'of no tensor'}"
+        raise ValueError(msg)
+    if lengths[0] == 0:
+        msg = f"{what} must hold at least one sample, got an empty batch"
+        raise ValueError(msg)
+    return tensors[0].shape[batch_dim]
+
+
+def split(batch: Batch, n: int, axis: int) -> tuple[Callable[..., Batch], list[Tensor]]:
+    """The tensors of a batch that have n samples along an axis; whatever else it holds is shared by all samples.
+
+    Returns:
+        `alone(*sample)`, the batch of one sample from its parts, and those tensors.
+    """
+    parts, spec = tree_flatten(batch)
+    is_split = [isinstance(part, Tensor) and -part.dim() <= axis < part.dim() and part.shape[axis] == n for part in parts]
+
+    def alone(*sample: Tensor) -> Any:
+        own = iter(sample)
+        return tree_unflatten(
+            [next(own).unsqueeze(axis) if of_one else part for part, of_one in zip(parts, is_split, strict=True)], spec
+        )
+
+    return alone, [part for part, of_one in zip(parts, is_split, strict=True) if of_one]
+
+
+def has_axis(leaf: Any) -> bool:
+    """Whether a leaf is a tensor with axes."""
+    return isinstance(leaf, Tensor) and leaf.dim() > 0

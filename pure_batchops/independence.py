@@ -1,0 +1,29 @@
+"""Models that are known to take each sample by itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+# Of each: rows of the first axis do not meet, or the module fails on a single one.
+_ROW_BY_ROW: tuple[type[nn.Module], ...] = (
+    *(nn.Linear, nn.Identity, nn.Embedding, nn.LayerNorm, nn.GroupNorm),
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.ReLU6),
+    *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink, nn.Dropout),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),  # in eval mode, as any other is refused
+)
+
+
+def is_row_by_row(model: Any) -> bool:
+    """Whether a model is a chain of torch's modules that keep the rows of the first axis apart."""
+    if type(model) is nn.Sequential and not _hooked(model):
+        return all(map(is_row_by_row, model))
+    if type(model) is nn.Flatten:
+        return model.start_dim > 0 and not _hooked(model)
+    return type(model) in _ROW_BY_ROW and not _hooked(model)
+
+
+def _hooked(module: nn.Module) -> bool:
+    hooks: list[Callable[..., Any]] = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # noqa: SLF001
+    return bool(hooks)

@@ -1,0 +1,186 @@
+"""The gradients of single samples, kept layer by layer: which layers, and that no use of a weight goes unseen."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812  # its usual name
+from torch.testing import assert_close
+
+import pure_batchops as pb
+from pure_batchops.operations import sample_gradients
+from pure_batchops.operations.taps import tapped_gradients
+
+LAYERS = {
+    "linear": (nn.Linear(3, 4), torch.randn(5, 3)),
+    "linear at few positions": (nn.Linear(6, 7), torch.randn(5, 2, 6)),
+    "linear at many positions": (nn.Linear(2, 3), torch.randn(5, 2, 4, 2)),
+    "conv1d": (nn.Conv1d(2, 3, 2, stride=2, padding=1), torch.randn(5, 2, 5)),
+    "conv2d": (nn.Conv2d(2, 4, 3, padding=(1, 0), dilation=2, groups=2), torch.randn(5, 2, 5, 6)),
+    "conv3d": (nn.Conv3d(1, 2, 2, bias=False), torch.randn(5, 1, 3, 3, 3)),
+    "embedding": (nn.Embedding(6, 3), torch.randint(6, (5, 4))),
+    "embedding with padding": (nn.Embedding(6, 3, padding_idx=-1), torch.randint(6, (5, 4))),
+    "attention": (nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), torch.randn(5, 3, 4)),
+}
+
+
+@pytest.fixture
+def tapped(monkeypatch):
+    """The numbers of the leaves that were tapped, call by call."""
+    seen = []
+
+    def recorded(loss_of_one, leaves, samples, axis, planned):
+        seen.append({number for number, _ in planned})
+        return tapped_gradients(loss_of_one, leaves, samples, axis, planned)
+
+    monkeypatch.setattr(sample_gradients, "tapped_gradients", recorded)
+    return seen
+
+
+def head(output, _):
+    return output.sin().pow(2).sum() + output.flatten()[0]
+
+
+def problem(model, x):
+    model = model.double().eval()
+    x = x.double() if x.is_floating_point() else x
+    for tensor in model.parameters():
+        nn.init.normal_(tensor, std=0.5)
+    return pb.sample_losses(model, head), *pb.functional_state(model), (x, torch.zeros(len(x)))
+
+
+def dense_gradients(loss, params, buffers, batch):
+    leaves = [leaf.clone().requires_grad_() for leaf in params.values()]
+    losses = loss(dict(zip(params, leaves, strict=True)), buffers, batch)
+    rows = [torch.autograd.grad(value, leaves, retain_graph=True, materialize_grads=True) for value in losses]
+    return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
+
+
+def agrees(loss, params, buffers, batch, held):
+    gradients = dense_gradients(loss, params, buffers, batch)
+    n, numbers = gradients.shape
+    v = torch.randn(2, numbers, dtype=torch.float64)
+    assert_close(pb.gauss_newton(loss, held=held)(params, buffers, batch, v), v @ gradients.T @ gradients / n)
+    inverses = [torch.linalg.inv(torch.outer(g, g) + 0.3 * torch.eye(numbers, dtype=torch.float64)) for g in gradients]
+    assert_close(pb.inverse_harmonic_mean(loss, 0.3, held=held)(params, buffers, batch, v), v @ sum(inverses) / n)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_weights_of_known_layers_are_tapped_and_right(name, tapped):
+    loss, params, buffers, batch = problem(*LAYERS[name])
+    weights = {number for number, leaf in enumerate(params.values()) if leaf.dim() > 1}
+    rest = sum(leaf.numel() for leaf in params.values() if leaf.dim() == 1)
+    agrees(loss, params, buffers, batch, held=max(1, 5 * rest))
+    assert tapped == [weights] * 2
+
+
+@pytest.mark.parametrize("name", ["linear at few positions", "conv2d", "embedding"])
+def test_over_an_ensemble_by_layer_is_the_loop(name, tapped):
+    loss, params, buffers, batch = problem(*LAYERS[name])
+    states = pb.stack_states([({k: scale * leaf for k, leaf in params.items()}, buffers) for scale in (1, 2)])
+    op = pb.inverse_harmonic_mean(loss, 0.3, held=40)
+    v = torch.randn(sum(leaf.numel() for leaf in params.values()), dtype=torch.float64)
+    products = torch.vmap(op, in_dims=(0, 0, None, None))(*states, batch, v)
+    for scale, product in zip((1, 2), products, strict=True):
+        assert_close(product, op({k: scale * leaf for k, leaf in params.items()}, buffers, batch, v))
+    assert len(tapped) == 3
+    assert all(tapped)
+
+
+class Square(torch.autograd.Function):
+    """What a mode of functions of torch does not see."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x**2
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient * ctx.saved_tensors[0]
+
+
+OUTSIDE = {
+    "pow": lambda w: w**2,
+    "hidden": Square.apply,
+    "listed": lambda w: torch.cat([w, w]),
+    "transposed": lambda w: w.mT,
+    "below": torch.ops.aten.sin.default,
+}
+
+
+def loss_with(how, params, buffers, x):
+    return (F.linear(x, params["w"]).tanh() * OUTSIDE[how](params["w"]).sin().sum()).sum(1)
+
+
+@pytest.mark.parametrize("how", OUTSIDE)
+def test_weight_that_is_used_outside_of_layers_too_is_right(how):
+    params = {"w": torch.randn(3, 4, dtype=torch.float64)}
+    agrees(partial(loss_with, how), params, {}, torch.randn(5, 4, dtype=torch.float64), held=1)
+
+
+@pytest.mark.parametrize("how", OUTSIDE)
+def test_over_an_ensemble_weight_that_is_used_outside_of_layers_too_is_right(how):
+    op = pb.inverse_harmonic_mean(partial(loss_with, how), 0.3, held=1)
+    w, x, v = torch.randn(2, 3, 4), torch.randn(5, 4), torch.randn(12)
+    products = torch.vmap(op, in_dims=(0, None, None, None))({"w": w}, {}, x, v)
+    assert_close(products, torch.stack([op({"w": member}, {}, x, v) for member in w]))
+
+
+def test_same_tensor_given_for_two_parameters_is_two_parameters():
+    w = torch.randn(3, 3, dtype=torch.float64)
+
+    def loss(params, buffers, x):
+        return F.linear(F.linear(x, params["a"]).tanh(), params["b"] + buffers["c"]).sum(1)
+
+    agrees(loss, {"a": w, "b": w}, {"c": w}, torch.randn(5, 3, dtype=torch.float64), held=5 * 9)
+
+
+def test_input_that_is_written_over_later_is_kept_as_it_was():
+    def loss(params, buffers, x):
+        hidden = F.linear(x, params["a"])
+        output = F.linear(hidden, params["b"])
+        hidden.mul_(0)
+        return (output.tanh() + hidden).sum(1)
+
+    params = {"a": torch.randn(3, 3), "b": torch.randn(3, 3)}
+    x, v = torch.randn(5, 3), torch.randn(18)
+    expected = {name: leaf.double() for name, leaf in params.items()}
+
+    def safe(params, buffers, x):
+        return F.linear(F.linear(x, params["a"]), params["b"]).tanh().sum(1)
+
+    right = pb.gauss_newton(safe, held=0)(expected, {}, x.double(), v.double())
+    assert_close(pb.gauss_newton(loss, held=1)(params, {}, x, v), right.float())
+
+
+def test_loss_that_mixes_samples_is_that_of_the_batch_for_gauss_newton():
+    def loss(params, buffers, x):
+        values = params["w"] * x
+        return values**2 - values.mean()
+
+    params, x, v = {"w": torch.tensor([2.0])}, torch.tensor([1.0, 3.0]), torch.ones(1)
+    assert_close(pb.gauss_newton(loss)(params, {}, x, v), pb.gauss_newton(loss, held=0)(params, {}, x, v))
+    ensemble = torch.vmap(pb.gauss_newton(loss), in_dims=({"w": 0}, None, None, None))
+    assert ensemble({"w": torch.ones(2, 1)}, {}, x, v).isnan().all()
+
+
+def test_loss_that_vmap_cannot_map_has_a_gauss_newton_product():
+    def loss(params, buffers, x):
+        return params["w"] * x * (2.0 if bool(x.sum() > 0) else 1.0)
+
+    params, x, v = {"w": torch.tensor([2.0])}, torch.tensor([1.0, 3.0]), torch.ones(1)
+    assert_close(pb.gauss_newton(loss)(params, {}, x, v), torch.tensor([20.0]))
+
+
+@pytest.mark.parametrize("factory", [pb.gauss_newton, partial(pb.inverse_harmonic_mean, regularization=1.0)])
+@pytest.mark.parametrize(("held", "error"), [(-1, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_held_that_is_no_number_of_numbers_is_refused(factory, held, error):
+    with pytest.raises(error, match="held must be"):
+        factory(lambda params, buffers, x: x, held=held)
