@@ -53,18 +53,19 @@ def split(batch: Batch, n: int, axis: int) -> tuple[Callable[..., Batch], list[T
     """The tensors of a batch that have n samples along an axis; whatever else it holds is shared by all samples.
 
     Returns:
-        `alone(*sample)`, the batch of one sample from its parts, and those tensors.
+        `alone(*sample)`, the batch of one sample from its parts, and those parts of all samples, along a new first axis.
     """
     parts, spec = tree_flatten(batch)
     is_split = [isinstance(part, Tensor) and -part.dim() <= axis < part.dim() and part.shape[axis] == n for part in parts]
 
     def alone(*sample: Tensor) -> Any:
         own = iter(sample)
-        return tree_unflatten(
-            [next(own).unsqueeze(axis) if of_one else part for part, of_one in zip(parts, is_split, strict=True)], spec
-        )
+        return tree_unflatten([next(own) if of_one else part for part, of_one in zip(parts, is_split, strict=True)], spec)
 
-    return alone, [part for part, of_one in zip(parts, is_split, strict=True) if of_one]
+    def by_sample(part: Tensor) -> Tensor:
+        return part.movedim(axis, 0).unsqueeze(axis % part.dim() + 1)
+
+    return alone, [by_sample(part) for part, of_one in zip(parts, is_split, strict=True) if of_one]
 
 
 def has_axis(leaf: Any) -> bool:

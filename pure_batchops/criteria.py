@@ -94,7 +94,7 @@ def _reduced(elements: Tensor, targets: Tensor, reduction: str) -> Tensor:
     """The losses of the samples from those of their elements; ignored ones (-100) count in no mean."""
     counted = None if reduction == "sum" or targets.is_floating_point() else targets != _IGNORED
     if elements.dim() == 1:
-        return elements if counted is None else elements / counted
+        return elements if counted is None else elements + torch.where(counted, 0.0, torch.nan)  # ignored alone, it is 0/0
     by_sample = elements.flatten(1)
     if counted is not None:
         return by_sample.sum(1) / counted.flatten(1).sum(1)

@@ -44,9 +44,9 @@ def tapped(monkeypatch):
     """The numbers of the leaves that were tapped, call by call."""
     seen = []
 
-    def recorded(loss_of_one, leaves, samples, axis, planned):
+    def recorded(loss_of_one, leaves, samples, planned):
         seen.append({number for number, _ in planned})
-        return tapped_gradients(loss_of_one, leaves, samples, axis, planned)
+        return tapped_gradients(loss_of_one, leaves, samples, planned)
 
     monkeypatch.setattr(sample_gradients, "tapped_gradients", recorded)
     return seen

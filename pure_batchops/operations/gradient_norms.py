@@ -43,7 +43,7 @@ def squared_gradient_norms(
     if not samples:
         msg = f"batch must hold a tensor with {n} samples along axis {axis}, as many as there are losses"
         raise ValueError(msg)
-    norms, values = torch.vmap(of_one, in_dims=axis, chunk_size=chunk_size or _chunk(n, params))(*samples)
+    norms, values = torch.vmap(of_one, chunk_size=chunk_size or _chunk(n, params))(*samples)
     return _refuse_mixed(norms, values, losses)
 
 

@@ -84,10 +84,10 @@ def _of_single_samples(
 
     def found() -> Any:
         if small:
-            return tapped_gradients(loss_of_one, flat, samples, axis, [])
-        taps = plan(loss_of_one, flat, [sample.select(axis, 0) for sample in samples])
+            return tapped_gradients(loss_of_one, flat, samples, [])
+        taps = plan(loss_of_one, flat, [sample[0] for sample in samples])
         rest = sum(leaf.numel() for number, leaf in enumerate(flat) if all(number != tap for tap, _ in taps))
-        return None if n * rest > held else tapped_gradients(loss_of_one, flat, samples, axis, taps)
+        return None if n * rest > held else tapped_gradients(loss_of_one, flat, samples, taps)
 
     tapped = found() if checks.compiling() else _or_none(found)
     trust = None if tapped is None else _trust(tapped, losses)

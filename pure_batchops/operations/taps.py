@@ -105,9 +105,7 @@ def plan(loss_of_one: Callable[..., Tensor], leaves: list[Tensor], sample: list[
     return [call for call in calls if call[0] not in others]
 
 
-def tapped_gradients(
-    loss_of_one: Callable[..., Tensor], leaves: list[Tensor], samples: list[Tensor], axis: int, planned: Taps
-) -> Tapped:
+def tapped_gradients(loss_of_one: Callable[..., Tensor], leaves: list[Tensor], samples: list[Tensor], planned: Taps) -> Tapped:
     """The gradients of the losses of all samples.
 
     Returns:
@@ -116,7 +114,7 @@ def tapped_gradients(
     Raises:
         RuntimeError: if the loss of all samples calls other layers than that of one did.
     """
-    dims = (None, *[axis] * len(samples))
+    dims = (None, *[0] * len(samples))
     if not planned:
         gradients, losses = torch.vmap(grad_and_value(loss_of_one), dims)(leaves, *samples)
         return Tapped(losses, {}, dict(enumerate(gradients)), None)
