@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     quick = (
         f"two minutes: unless named, only {', '.join(QUICK_PROBLEMS)}, the five matrices and no compilation; at most "
-        f"{QUICK_EFFORT.rounds} rounds, fewer of what is slow, one process for the memory of all on a problem, fewer curves"
+        f"{QUICK_EFFORT.rounds} rounds, fewer of what is slow, one process for the memory of all on a problem, fewer curves, "
+        "and many vectors against peers on tiny only"
     )
     parser.add_argument("--quick", action="store_true", help=quick)
     known = {"section": SECTIONS, "problem": RECIPES, "operation": OPERATIONS, "contestant": CONTESTANTS}

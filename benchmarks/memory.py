@@ -2,8 +2,8 @@
 
 The process builds the problem, takes a plain gradient, and multiplies once on the tiny problem: the first transform of
 torch.func in a process loads some 75 MB of Python modules, which say nothing about the operation. What is resident then is
-the base. The peak over it is that of one product `op(params, buffers, batch, v)`, in MB of 10⁶ bytes. `CONTESTANT/OPERATION` is
-the product of a contestant.
+the base. The peak over it is that of one product `op(params, buffers, batch, v)`, in MB of 10⁶ bytes. `CONTESTANT/OPERATION`
+is the product of a contestant.
 
 On Linux the peak is reset by writing "5" to /proc/self/clear_refs, and read as VmHWM from /proc/self/status. Where that is
 not to be had it is `ru_maxrss` of getrusage, the peak of the whole life of the process, and the figure a lower bound.

@@ -81,6 +81,8 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
         start += len(bars) + 1
     axes.set_yscale("log")
     axes.margins(y=0.15)
+    axes.yaxis.set_major_formatter(_short_tick)
+    axes.yaxis.set_minor_formatter("")
     axes.set_xticks(list(ticks), list(ticks.values()), fontsize=9)
     axes.set_ylabel("gradients")
 
@@ -96,6 +98,7 @@ def growth_picture(rows: Sequence[Row]) -> Any:
     for place, axis in enumerate(present, 1):
         axes = figure.add_subplot(2, 3, place)
         across, label, up, title = AXES[axis]
+        measured: set[float] = set()
         for contestant, operation in dict.fromkeys((str(row["contestant"]), str(row["operation"])) for row in rows):
             curve = [
                 row for row in rows if (row["axis"], row["contestant"], row["operation"]) == (axis, contestant, operation)
@@ -106,9 +109,15 @@ def growth_picture(rows: Sequence[Row]) -> Any:
             style = {"linestyle": "-" if contestant == "ours" else "--", "marker": "o", "markersize": 3.5}
             colour = HUES[operations.index(operation) % len(HUES)]
             named = f"{operation}{'' if contestant == 'ours' else ', ' + contestant}"
+            measured.update(xs)
             (handles[named],) = axes.plot(xs, [_number(row, up) for row in curve], color=colour, **style)
         axes.set(xscale="log", yscale="log", xlabel=label, title=f"{title} against {across}")
         axes.set_ylabel("plain gradients of the MLP" if up == "gradients" else "peak memory over base, MB")
+        axes.set_xticks(sorted(measured), [_short(x) for x in sorted(measured)], fontsize=8)
+        axes.set_xticks([], minor=True)
+        axes.yaxis.set_major_formatter(_short_tick)
+        axes.yaxis.set_minor_formatter(_short_tick)
+        axes.tick_params(axis="y", which="both", labelsize=8)
         axes.grid(visible=True, which="major", alpha=0.3)
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle("Growth on a perceptron 784-w-w-10 (w = 512, n = 128, K = 1 unless on the axis)")
@@ -118,6 +127,18 @@ def growth_picture(rows: Sequence[Row]) -> Any:
 def _number(row: Row, name: str) -> float:
     """The cell as a number that a logarithmic axis shows."""
     return max(float(row[name] or 0), 0.01)
+
+
+def _short(x: float) -> str:
+    """The number in three digits, with k and M for thousands and millions."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if x >= size:
+            return f"{x / size:.3g}{letter}"
+    return f"{x:.3g}"
+
+
+def _short_tick(x: float, _: object) -> str:
+    return _short(x) if f"{x:e}"[0] in "125" else ""
 
 
 def _colour(name: str) -> str:
