@@ -17,7 +17,7 @@ from pure_batchops import Operation, functional_state, stack_states
 MEMBERS = 32
 
 COLUMNS = {
-    "figure": "<10",
+    "figure": "<12",
     "problem": "<11",
     "operation": "<28",
     "over": "<38",
