@@ -1,25 +1,40 @@
-"""What every operation costs on every problem: `python -m benchmarks`."""
+"""What every operation costs, and what its peers': `python -m benchmarks`."""
 
 import argparse
-import platform
+import json
 import sys
-from collections.abc import Collection, Sequence
-from itertools import groupby
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.contestants import CONTESTANTS, field
+from benchmarks.figures import figures_table
+from benchmarks.growth import growth_table
 from benchmarks.memory import is_measurable
-from benchmarks.operations import OPERATIONS
-from benchmarks.problems import RECIPES, problem
-from benchmarks.table import COLUMNS, aligned, cases, line, rows
-from benchmarks.times import gradient_seconds
+from benchmarks.operations import MATRICES, OPERATIONS
+from benchmarks.operations_table import operations_table
+from benchmarks.peers import peers_table
+from benchmarks.pictures import drawn
+from benchmarks.problems import RECIPES, plain_attention
+from benchmarks.report import Table, document, heading, printed
+from benchmarks.sections import Plan
+from benchmarks.times import Effort
 
-ROUNDS, QUICK_ROUNDS = 11, 3
+SECTIONS: dict[str, Callable[[Plan], Table]] = {
+    "operations": operations_table,
+    "peers": peers_table,
+    "figures": figures_table,
+    "growth": growth_table,
+}
+
+EFFORT, QUICK_EFFORT = Effort(11, seconds=20.0), Effort(3, seconds=0.1)
+QUICK_PROBLEMS = ("tiny", "mlp")
+QUICK_SECTIONS = ("operations", "peers", "growth")
 
 
 def main(arguments: Sequence[str] | None = None, rounds: int | None = None) -> None:
-    """Print the table.
+    """Print the tables, and write what else the options ask for.
 
     Args:
         arguments: of the command line.
@@ -29,46 +44,47 @@ def main(arguments: Sequence[str] | None = None, rounds: int | None = None) -> N
     if not is_measurable():
         sys.exit("benchmarks: this platform does not tell the peak memory of a process")
     torch.set_num_threads(1)
-    problems, operations = _picked(options.problem, RECIPES), _picked(options.operation, OPERATIONS)
-    count = rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    print("\n".join([*_header(problems, count), "", aligned(list(COLUMNS))]), flush=True)
-    found = rows(cases(problems, operations), count, processes_of_their_own=not options.quick)
-    for _, group in groupby(found, key=lambda row: row.case.problem):
-        print()
-        for row in group:
-            print(line(row), flush=True)
+    effort = QUICK_EFFORT if options.quick else EFFORT
+    plan = Plan(
+        problems=_picked(options.problem, RECIPES, QUICK_PROBLEMS if options.quick else RECIPES),
+        operations=_picked(options.operation, OPERATIONS, MATRICES if options.quick else OPERATIONS),
+        field=field(_picked(options.contestant, CONTESTANTS, CONTESTANTS)),
+        effort=effort._replace(rounds=rounds or effort.rounds),
+        quick=options.quick,
+    )
+    print(heading(plan.field, plan.effort.rounds), flush=True)
+    with plain_attention():
+        names = _picked(options.section, SECTIONS, QUICK_SECTIONS if options.quick else SECTIONS)
+        tables = {name: printed(SECTIONS[name](plan)) for name in names}
+    if options.json:
+        found = document(plan.field, plan.effort.rounds, tables)
+        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    if options.pictures:
+        print(f"\n{drawn(tables, options.pictures)}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Time, as a multiple of one plain gradient, and peak memory of every operation on every problem.",
+        description="Time, as a multiple of one plain gradient, and peak memory of every operation, and of its peers.",
     )
-    quick = f"{QUICK_ROUNDS} rounds instead of {ROUNDS}, and one process for the memory of all operations on a problem"
+    quick = (
+        f"two minutes: unless named, only {', '.join(QUICK_PROBLEMS)}, the five matrices and no compilation; at most "
+        f"{QUICK_EFFORT.rounds} rounds, fewer of what is slow, one process for the memory of all on a problem, fewer curves, "
+        "and many vectors against peers on tiny only"
+    )
     parser.add_argument("--quick", action="store_true", help=quick)
-    for option, choices in (("problem", RECIPES), ("operation", OPERATIONS)):
+    known = {"section": SECTIONS, "problem": RECIPES, "operation": OPERATIONS, "contestant": CONTESTANTS}
+    for option, choices in known.items():
         meaning = f"only this one, or these, if given several times: {', '.join(choices)}"
         parser.add_argument(f"--{option}", action="append", choices=list(choices), metavar="NAME", help=meaning)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write all that is printed there as well")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw peers.png and growth.png there, with matplotlib")
     return parser
 
 
-def _picked(names: Collection[str] | None, known: Collection[str]) -> list[str]:
-    return [name for name in known if not names or name in names]
-
-
-def _header(problems: Sequence[str], rounds: int) -> list[str]:
-    return [
-        f"torch {torch.__version__}, python {platform.python_version()}, {platform.platform()}, {_processor()}",
-        f"threads: {torch.get_num_threads()}, rounds: {rounds}, float32",
-        *(f"one plain gradient on {name}: {1000 * gradient_seconds(problem(name), rounds):.2f} ms" for name in problems),
-        "times are multiples of that; peak memory is over what was resident before, in MB of 10⁶ bytes",
-    ]
-
-
-def _processor() -> str:
-    described = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    names = [text.partition(":")[2].strip() for text in described.splitlines() if text.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def _picked(names: Collection[str] | None, known: Collection[str], default: Collection[str]) -> list[str]:
+    return [name for name in known if name in (names or default)]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The peak memory of one call in a fresh process, which is `python -m benchmarks.memory PROBLEM SAMPLES OPERATION...`.
+"""The peak memory of one call in a fresh process: `python -m benchmarks.memory PROBLEM SAMPLES OPERATION... [--vectors K]`.
 
 The process builds the problem, takes a plain gradient, and multiplies once on the tiny problem: the first transform of
 torch.func in a process loads some 75 MB of Python modules, which say nothing about the operation. What is resident then is
-the base. The peak over it is that of one product `op(params, buffers, batch, v)`, in MB of 10⁶ bytes.
+the base. The peak over it is that of one product `op(params, buffers, batch, v)`, in MB of 10⁶ bytes. `CONTESTANT/OPERATION`
+is the product of a contestant.
 
 On Linux the peak is reset by writing "5" to /proc/self/clear_refs, and read as VmHWM from /proc/self/status. Where that is
 not to be had it is `ru_maxrss` of getrusage, the peak of the whole life of the process, and the figure a lower bound.
@@ -11,6 +12,7 @@ not to be had it is `ru_maxrss` of getrusage, the peak of the whole life of the 
 process. The command above, typed in, leaves glibc as it is.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -20,28 +22,29 @@ from pkgutil import resolve_name
 
 import torch
 
+from benchmarks.contestants import field
 from benchmarks.operations import OPERATIONS
-from benchmarks.problems import Problem, plain_gradient, problem, vectors
+from benchmarks.problems import Problem, plain_attention, plain_gradient, problem, vectors
+from benchmarks.sections import GRADIENT
 from benchmarks.times import Call
-
-GRADIENT = "gradient"
-"""The name of the plain gradient among operations."""
 
 _ROOT = Path(__file__).parent.parent
 
 
-def peak_memories(name: str, samples: int, operations: Sequence[str]) -> list[float]:
+def peak_memories(name: str, samples: int, operations: Sequence[str], count: int = 0) -> list[float]:
     """The peak over base in MB of each operation, one after the other in one fresh process.
 
     Args:
         name: of the problem.
         samples: of its batch.
-        operations: names of rows of OPERATIONS, of the plain gradient, or of any function `"module:name"` like those rows.
+        operations: names of rows of OPERATIONS, of the plain gradient, of a contestant's products, `"contestant/operation"`,
+            or of any function `"module:name"` like the rows of OPERATIONS.
+        count: of vectors, `(K, D)`; 0 for one, `(D,)`.
 
     Returns:
         As many numbers.
     """
-    command = [sys.executable, "-m", "benchmarks.memory", name, str(samples), *operations]
+    command = [sys.executable, "-m", "benchmarks.memory", name, str(samples), *operations, "--vectors", str(count)]
     giving_back = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     printed = subprocess.run(command, cwd=_ROOT, env=giving_back, stdout=subprocess.PIPE, text=True, check=True).stdout
     return [float(line) for line in printed.splitlines()]
@@ -55,22 +58,25 @@ def is_measurable() -> bool:
         return False
 
 
-def _peak_over_base(name: str, samples: int, operation: str) -> int:
+def _peak_over_base(name: str, samples: int, operation: str, count: int) -> int:
     at_scale = problem(name, samples)
     plain_gradient(at_scale)()
-    _call(problem("tiny"), operation)()
-    call = _call(at_scale, operation)
+    _call(problem("tiny"), operation, count)()
+    call = _call(at_scale, operation, count)
     _reset_peak()
     base = _peak()
     call()
     return max(0, _peak() - base)  # the kernel counts roughly, and may count less than before
 
 
-def _call(problem: Problem, operation: str) -> Call:
+def _call(problem: Problem, operation: str, count: int) -> Call:
+    v = vectors(problem, *([count] if count else []))
     if operation == GRADIENT:
         return plain_gradient(problem)
+    contestant, _, theirs = operation.rpartition("/")
+    if contestant:
+        return field([contestant]).products[contestant][theirs](problem, v).call
     op = (OPERATIONS.get(operation) or resolve_name(operation))(problem)
-    v = vectors(problem)
     return lambda: op(problem.params, problem.buffers, problem.batch, v)
 
 
@@ -93,7 +99,18 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-if __name__ == "__main__":
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
+    parser.add_argument("problem")
+    parser.add_argument("samples", type=int)
+    parser.add_argument("operation", nargs="+")
+    parser.add_argument("--vectors", type=int, default=0, metavar="K")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    for _operation in sys.argv[3:]:
-        print(_peak_over_base(sys.argv[1], int(sys.argv[2]), _operation) / 1e6)
+    with plain_attention():
+        for operation in options.operation:
+            print(_peak_over_base(options.problem, options.samples, operation, options.vectors) / 1e6)
+
+
+if __name__ == "__main__":
+    _main()

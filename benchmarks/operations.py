@@ -39,3 +39,6 @@ OPERATIONS: dict[str, Callable[[Problem], Operation]] = {
     "damped_gauss_newton": lambda p: damped(gauss_newton(p.loss), REGULARIZATION),
     "block_diagonal_hessian": lambda p: block_diagonal(hessian(p.loss), _layers(p)),
 }
+
+MATRICES = ("hessian", "gauss_newton", "inverse_harmonic_mean", "generalized_gauss_newton", "monte_carlo_fisher")
+"""Those of them that are matrices of their own, each in its default way."""

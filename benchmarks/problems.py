@@ -1,7 +1,8 @@
 """The problems on which operations are measured: a model, its loss and a seeded batch, in float32."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,24 +24,30 @@ class Problem(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What tells one problem from another."""
+    """What tells one problem from another; where `many` is false it is too slow for many vectors."""
 
     model: Callable[[], nn.Module]
     sample: tuple[int, ...]
     classes: int
     samples: int
+    many: bool = True
 
 
 RECIPES = {
-    "tiny": Recipe(lambda: _perceptron(10, 32, 32, 3), (10,), classes=3, samples=64),
-    "mlp": Recipe(lambda: _perceptron(784, 512, 512, 10), (784,), classes=10, samples=128),
+    "tiny": Recipe(lambda: perceptron(10, 32, 32, 3), (10,), classes=3, samples=64),
+    "mlp": Recipe(lambda: perceptron(784, 512, 512, 10), (784,), classes=10, samples=128),
     "cnn": Recipe(lambda: _convolutional(), (3, 32, 32), classes=10, samples=64),
+    "transformer": Recipe(lambda: _Transformer(), (64, 256), classes=10, samples=16, many=False),
 }
 
 
 def problem(name: str, samples: int | None = None) -> Problem:
     """The problem of that name, the same at each call, on the recipe's number of samples or another."""
-    recipe = RECIPES[name]
+    return made(name, RECIPES[name], samples)
+
+
+def made(name: str, recipe: Recipe, samples: int | None = None) -> Problem:
+    """The problem of a recipe."""
     n = samples or recipe.samples
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -67,7 +74,23 @@ def vectors(problem: Problem, *shape: int) -> Tensor:
     return torch.randn(*shape, dimension(problem.params), generator=torch.Generator().manual_seed(1))
 
 
-def _perceptron(*widths: int) -> nn.Module:
+@contextmanager
+def plain_attention() -> Generator[None, None, None]:
+    """Attention by plain matrix products for all contestants: its fused kernels have no second derivative."""
+    attention: Any = getattr(torch.nn, "attention", None)
+    kernel = attention.sdpa_kernel(attention.SDPBackend.MATH) if attention else nullcontext()
+    switch = getattr(torch.backends.mha, "set_fastpath_enabled", lambda value: None)  # noqa: ARG005
+    before = getattr(torch.backends.mha, "get_fastpath_enabled", lambda: True)()
+    switch(value=False)
+    try:
+        with kernel:
+            yield
+    finally:
+        switch(value=before)
+
+
+def perceptron(*widths: int) -> nn.Module:
+    """Linear layers of these widths, with ReLU between them."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in zip(widths, widths[1:], strict=False):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
@@ -81,3 +104,15 @@ def _convolutional() -> nn.Module:
         *(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(2048, 10)),
     )
+
+
+class _Transformer(nn.Module):
+    """One block of a transformer, the mean over the positions, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(256, 4, dim_feedforward=1024, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(256, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.block(inputs).mean(1))

@@ -1,63 +1,55 @@
-"""The time of a call as a multiple of a plain gradient, taken by turns in one process: what slows one slows both."""
+"""The times of calls that are taken in turn in one process: what slows one slows all, and their ratio stays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 from statistics import median
 from timeit import timeit
 from typing import NamedTuple
 
-from benchmarks.problems import Problem, plain_gradient, vectors
-from pure_batchops import Operation
-
 Call = Callable[[], object]
-
-VECTORS = 16
 
 LEAST_SECONDS = 0.005
 """A shorter call is repeated until a round of it takes as long."""
 
 
-class Times(NamedTuple):
-    """Multiples of one plain gradient.
+class Effort(NamedTuple):
+    """How long to measure.
 
     Attributes:
-        whole: of `op(params, buffers, batch, v)`.
-        product: of the product alone, `op.at(params, buffers, batch)` done before.
-        each: of one of 16 vectors `(16, D)` multiplied in one call.
+        rounds: at most so many.
+        seconds: no further round begins after so many, though there is at least one.
     """
 
-    whole: float
-    product: float
-    each: float
+    rounds: int
+    seconds: float = 20.0
 
 
-def operation_times(problem: Problem, op: Operation, rounds: int) -> Times:
-    """The times of an operation."""
-    point = problem.params, problem.buffers, problem.batch
-    one, many = vectors(problem), vectors(problem, VECTORS)
-    product = op.at(*point)
-    return Times(
-        ratio(problem, lambda: op(*point, one), rounds),
-        ratio(problem, lambda: product(one), rounds),
-        ratio(problem, lambda: op(*point, many), rounds) / VECTORS,
-    )
+class Turns(NamedTuple):
+    """The seconds of each call, one tuple for each round."""
+
+    seconds: list[tuple[float, ...]]
+
+    def ratio(self, call: int, other: int) -> float:
+        """The median, over the rounds, of the time of a call over that of another in the same round."""
+        return median(each[call] / each[other] for each in self.seconds)
+
+    def median(self, call: int) -> float:
+        """The median of the seconds of a call."""
+        return median(each[call] for each in self.seconds)
 
 
-def ratio(problem: Problem, call: Call, rounds: int) -> float:
-    """The median, over the rounds, of the time of the call over that of the plain gradient next to it."""
-    gradient = plain_gradient(problem)
-    calls, gradients = _calls(call), _calls(gradient)
-    return median(_seconds(call, calls) / _seconds(gradient, gradients) for _ in range(rounds))
+def in_turn(calls: Sequence[Call], effort: Effort) -> Turns:
+    """The times of the calls, one after the other, round after round."""
+    often = [_often(call) for call in calls]
+    found: list[tuple[float, ...]] = []
+    spent = 0.0
+    while not found or (len(found) < effort.rounds and spent < effort.seconds):
+        found.append(tuple(_seconds(call, count) for call, count in zip(calls, often, strict=True)))
+        spent += sum(seconds * count for seconds, count in zip(found[-1], often, strict=True))
+    return Turns(found)
 
 
-def gradient_seconds(problem: Problem, rounds: int) -> float:
-    """The median time of the plain gradient."""
-    gradient = plain_gradient(problem)
-    calls = _calls(gradient)
-    return median(_seconds(gradient, calls) for _ in range(rounds))
-
-
-def _calls(call: Call) -> int:
+def _often(call: Call) -> int:
     """How often to call in a round; finding it is the warm-up."""
     first = _seconds(call, 1)
     return ceil(LEAST_SECONDS / (first if first > 20 * LEAST_SECONDS else _seconds(call, 1)))  # the first may load libraries

@@ -1,18 +1,56 @@
-"""The benchmarks: their problems are those said, the table is whole, and the memory that it shows is real. No times."""
+"""The benchmarks: problems are those said, tables are whole, numbers that differ are not timed, memory is real. No times."""
 
+import json
 import math
+import sys
 
 import pytest
 import torch
 
+from benchmarks import figures, growth
 from benchmarks.__main__ import main
+from benchmarks.contestants import CONTESTANTS, Contestant, Field, Multiplication, NotOffered, by_hand, field
 from benchmarks.memory import peak_memories
-from benchmarks.operations import OPERATIONS
-from benchmarks.problems import RECIPES, dimension, plain_gradient, problem, vectors
-from benchmarks.table import COLUMNS, cases
+from benchmarks.operations import MATRICES, OPERATIONS, REGULARIZATION
+from benchmarks.operations_table import COLUMNS, cases
+from benchmarks.peers import against, compared
+from benchmarks.pictures import drawn
+from benchmarks.problems import RECIPES, dimension, plain_attention, plain_gradient, problem, vectors
+from benchmarks.sections import Plan
+from benchmarks.times import Effort, Turns, in_turn
 from pure_batchops import batch_operation, gauss_newton
 
-SIZES = {"tiny": (64, 1_507), "mlp": (128, 669_706), "cnn": (64, 34_826)}
+SIZES = {"tiny": (64, 1_507), "mlp": (128, 669_706), "cnn": (64, 34_826), "transformer": (16, 792_330)}
+ONCE = Effort(1, seconds=0.0)
+
+
+def same_number(problem, v):
+    op = OPERATIONS["gauss_newton"](problem)
+    return Multiplication(lambda: op(problem.params, problem.buffers, problem.batch, v), lambda product: product)
+
+
+def twice_the_number(problem, v):
+    return same_number(problem, v)._replace(flat=lambda product: 2 * product)
+
+
+def other_number(problem, v):
+    return same_number(problem, v)._replace(flat=lambda product: product + v)
+
+
+def other_shape(problem, v):
+    return same_number(problem, v)._replace(flat=lambda product: product[:-1])
+
+
+def breaks(problem, v):
+    return Multiplication(lambda: 1 / 0, lambda product: product)
+
+
+def not_here(problem, v):
+    raise NotOffered
+
+
+PRODUCTS = {"gauss_newton": same_number, "hessian": same_number}
+"""Those of a contestant of these tests, of which the second is wrong."""
 
 
 def all_gradients_held(problem):
@@ -62,17 +100,17 @@ def test_every_operation_multiplies(operation):
 
 
 def test_table_has_a_row_for_each_operation_with_all_its_figures(capsys):
-    main(["--quick", "--problem", "tiny", "--operation", "hessian"], rounds=1)
+    main(["--quick", "--section", "operations", "--problem", "tiny", "--operation", "hessian"], rounds=1)
     header, headings, table = capsys.readouterr().out.partition("problem  ")
     assert f"torch {torch.__version__}" in header
     assert "threads: 1, rounds: 1" in header
-    assert "one plain gradient on tiny: " in header
     lines = (headings + table).splitlines()
     assert lines[0].split() == " ".join(COLUMNS).split()
     gradient, hessian = (row.split() for row in lines[2:])
-    assert gradient[:7] == ["tiny", "64", "1,507", "gradient", "-", "-", "-"]
-    assert hessian[:4] == ["tiny", "64", "1,507", "hessian"]
-    times, memory = [float(cell) for cell in hessian[4:7]], [float(row[7]) for row in (gradient, hessian)]
+    assert gradient[:4] == ["tiny", "64", "1,507", "gradient"]
+    assert gradient[5:9] == ["-"] * 4
+    assert hessian[:5] == ["tiny", "64", "1,507", "hessian", "-"]
+    times, memory = [float(cell) for cell in (gradient[4], *hessian[5:9])], [float(row[9]) for row in (gradient, hessian)]
     assert all(math.isfinite(figure) and figure > 0 for figure in times)
     assert all(math.isfinite(figure) and figure >= 0 for figure in memory)  # of a tiny problem nothing is left to see
     assert len({len(row) for row in lines if row}) == 1
@@ -86,7 +124,9 @@ def test_table_has_every_problem_and_operation():
     assert len(found) == len(expected | more)
 
 
-@pytest.mark.parametrize(("option", "known"), [("--problem", RECIPES), ("--operation", OPERATIONS)])
+@pytest.mark.parametrize(
+    ("option", "known"), [("--problem", RECIPES), ("--operation", OPERATIONS), ("--contestant", CONTESTANTS)]
+)
 def test_unknown_name_is_refused_with_those_known(option, known, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([option, "nonsense"])
@@ -107,3 +147,146 @@ def test_memory_shows_gradients_that_are_held():
     peak, after = peak_memories("mlp", 128, ["tests.test_benchmarks:all_gradients_held", "gradient"])
     assert 128 * 669_706 * 4 / 1e6 <= peak < 2000
     assert after < 50  # and forgets them
+
+
+def test_transformer_has_products_that_agree_with_autograd():
+    found = problem("transformer", 2)
+    with plain_attention():
+        v = vectors(found, 2)
+        theirs = by_hand.PRODUCTS["hessian"](found, v)
+        ours = OPERATIONS["hessian"](found)(found.params, found.buffers, found.batch, v)
+        assert compared(theirs.flat(theirs.call()), ours, v, "hessian")[1] == ""
+
+
+@pytest.mark.parametrize("count", [(), (3,)])
+def test_hessian_by_hand_is_the_hessian(count):
+    found = problem("tiny")
+    v = vectors(found, *count)
+    theirs = by_hand.PRODUCTS["hessian"](found, v)
+    ours = OPERATIONS["hessian"](found)(found.params, found.buffers, found.batch, v)
+    torch.testing.assert_close(theirs.flat(theirs.call()), ours)
+
+
+def test_peers_are_compared_timed_and_written_as_text_and_json(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(CONTESTANTS, "fake", Contestant("tests.test_benchmarks", "torch", "pip install fake"))
+    only = [word for pair in (("--contestant", "fake"), ("--problem", "tiny"), ("--section", "peers")) for word in pair]
+    main([*only, "--quick", "--json", str(tmp_path / "found.json")], rounds=1)
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert found["machine"]["torch"] == found["versions"]["torch"] == torch.__version__
+    assert found["rounds"] == 1
+    rows = found["tables"]["peers"]
+    assert {(row["operation"], row["vectors"]) for row in rows} == {(name, k) for name in PRODUCTS for k in (1, 16)}
+    lines = [line for line in printed.splitlines() if line.startswith("tiny")]
+    for row, line in zip(rows, lines, strict=True):
+        if row["operation"] == "gauss_newton":
+            cells = [format(row[name], ".2f") for name in ("ours", "theirs")] + [format(row["ours / theirs"], ".3f")]
+            assert row["remark"] is None
+        else:
+            cells = ["-", "-", "-"]
+            assert row["remark"] == "another number: not timed"
+            assert line.endswith(row["remark"])
+        assert line.split()[:9] == ["tiny", "64", "1,507", f"{row['vectors']}", row["operation"], "fake", *cells]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "remark"),
+    [
+        (twice_the_number, "another number, 2 times ours: not timed"),
+        (other_number, "another number: not timed"),
+        (other_shape, "another shape, (1506,) and not (1507,): not timed"),
+        (breaks, "failed: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_contestant_with_another_number_is_reported_and_not_timed(theirs, remark):
+    found = problem("tiny")
+    v = vectors(found)
+    row = against(found, "gauss_newton", lambda: theirs(found, v), v, ONCE)
+    assert row["remark"] == remark
+    assert "theirs" not in row
+
+
+def test_what_a_contestant_does_not_offer_is_no_row():
+    with pytest.raises(NotOffered):
+        against(problem("tiny"), "hessian", lambda: not_here(None, None), vectors(problem("tiny")), ONCE)
+
+
+def test_inverse_harmonic_mean_is_compared_in_what_it_takes_off_the_vector():
+    v, update = torch.randn(2, 100, dtype=torch.float64).float()
+    ours = (v - 1e-3 * update) / REGULARIZATION
+    assert compared(ours.clone(), ours, v, "inverse_harmonic_mean")[1] == ""
+    wrong = (v - 0.9e-3 * update) / REGULARIZATION
+    assert "0.9 times ours" in compared(wrong, ours, v, "inverse_harmonic_mean")[1]
+
+
+def test_missing_contestant_is_named_with_its_install_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(CONTESTANTS, "absent", Contestant("no_such_module", "absent", "pip install absent"))
+    asked = ["--quick", "--section", "peers", "--problem", "tiny", "--operation", "monte_carlo_fisher"]
+    main([*asked, "--contestant", "absent", "--json", str(tmp_path / "found.json")], rounds=1)
+    expected = "ModuleNotFoundError: No module named 'no_such_module'; install it by: pip install absent"
+    assert f"missing: absent ({expected})" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["missing"] == {"absent": expected}
+
+
+def test_every_contestant_takes_part_or_is_missing_with_what_installs_it():
+    found = field(["autograd", "curvlinops", "pydvl"])
+    assert {*found.products, *found.missing} == {"autograd", "curvlinops", "pydvl"}
+    assert "hessian" in found.products["autograd"]
+    assert all("pip install" in reason for reason in found.missing.values())
+    assert all("pip install" in row.install for row in CONTESTANTS.values())
+    assert set(MATRICES) <= set(OPERATIONS)
+
+
+def test_figures_have_a_row_for_each_that_can_be_measured(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda op, **_: op)  # a compiler takes its minutes
+    taking_part = Field({"pydvl": {"gauss_newton": same_number}}, {}, {})
+    table = figures.figures_table(Plan(["tiny"], ["gauss_newton"], taking_part, ONCE))
+    rows = list(table.rows)
+    assert [row["figure"] for row in rows] == ["vmap", "vmap+compile", "compile"]
+    assert all(row["ratio"] > 0 and row["remark"] is None for row in rows)
+    assert set(rows[0]) == set(table.columns)
+
+
+def test_what_does_not_compile_is_said(monkeypatch):
+    def fails(op, **_):
+        return {}["compiler"]
+
+    monkeypatch.setattr(torch, "compile", fails)
+    (row,) = figures.figures_table(Plan(["tiny"], ["hessian"], Field({}, {}, {}), ONCE)).rows
+    assert row["remark"] == "does not compile here: KeyError: 'compiler'"
+
+
+def test_growth_has_a_point_for_each_size_and_is_drawn(monkeypatch, tmp_path):
+    for name, sizes in {
+        "SAMPLES": (2, 4),
+        "WIDTHS": (3, 5),
+        "VECTORS": (1, 2),
+        "MEMORY_SAMPLES": (2,),
+        "MEMORY_VECTORS": (2,),
+    }.items():
+        monkeypatch.setattr(growth, name, sizes)
+    monkeypatch.setattr(growth, "peak_memories", lambda name, samples, operations, count: [1.0] * len(operations))
+    rows = list(growth.growth_table(Plan(["mlp"], ["gauss_newton"], Field({}, {}, {}), ONCE)).rows)
+    points = {(row["axis"], row["operation"], row["n"], row["K"]) for row in rows}
+    for operation in ("gradient", "gauss_newton"):
+        assert {("time, n", operation, n, 1) for n in (2, 4)} < points
+        assert {("time, K", operation, 128, k) for k in (1, 2)} < points
+        assert {("memory, n × D", operation, 2, 1), ("memory, K", operation, 128, 2)} < points
+    assert len(rows) == 16
+    assert all(row["ms"] is None or row["gradients"] > 0 for row in rows)
+    pytest.importorskip("matplotlib")
+    bars = [{"problem": "tiny", "vectors": 1, "operation": "hessian", "contestant": "fake", "ours": 2.0, "theirs": 3.0}]
+    assert drawn({"peers": bars, "growth": rows}, tmp_path).startswith("pictures: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"peers.png", "growth.png"}
+
+
+def test_pictures_without_matplotlib_say_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install '.[benchmark]'" in drawn({}, tmp_path)
+
+
+def test_times_are_medians_of_ratios_in_each_round():
+    assert Turns([(2.0, 1.0), (30.0, 10.0), (8.0, 1.0)]).ratio(0, 1) == 3.0
+    assert Turns([(2.0, 1.0), (30.0, 10.0), (8.0, 1.0)]).median(0) == 8.0
+    assert len(in_turn([lambda: None], Effort(3)).seconds) == 3
+    assert len(in_turn([lambda: None], Effort(3, seconds=0.0)).seconds) == 1
