@@ -1,6 +1,5 @@
 """Models that are known to take each sample by itself."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -25,5 +24,5 @@ def is_row_by_row(model: Any) -> bool:
 
 
 def _hooked(module: nn.Module) -> bool:
-    hooks: list[Callable[..., Any]] = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # noqa: SLF001
-    return bool(hooks)
+    """Whether something of a user's runs in the forward pass."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))  # noqa: SLF001

@@ -198,3 +198,40 @@ def test_loss_that_vmap_cannot_map_has_a_gauss_newton_product():
 def test_held_that_is_no_number_of_numbers_is_refused(factory, held, error):
     with pytest.raises(error, match="held must be"):
         factory(lambda params, buffers, x: x, held=held)
+
+
+class Mixing(nn.Linear):
+    """Not the linear layer that its base class is."""
+
+    def forward(self, x):
+        return super().forward(x - x.mean(0))
+
+
+def hooked():
+    model = nn.Sequential(nn.Linear(3, 2))
+    model[0].register_forward_hook(lambda module, inputs, output: output - output.mean(0))
+    return model
+
+
+MIXING = [Mixing(3, 2), nn.Sequential(Mixing(3, 2)), hooked(), nn.Sequential(nn.Linear(3, 2), nn.Softmax(0))]
+
+
+@pytest.mark.parametrize("model", MIXING)
+def test_model_that_mixes_samples_is_noticed(model):
+    loss = pb.sample_losses(model, nn.MSELoss())
+    point = *pb.functional_state(model), (torch.randn(4, 3), torch.randn(4, 2))
+    v = torch.ones(8)
+    assert_close(pb.gauss_newton(loss)(*point, v), pb.gauss_newton(loss, held=0)(*point, v))
+    with pytest.raises(ValueError, match="samples must not depend on each other"):
+        pb.inverse_harmonic_mean(loss, 1.0)(*point, v)
+
+
+def test_under_autocast_by_layer_is_near():
+    loss, params, buffers, batch = problem(nn.Linear(3, 4), torch.randn(5, 3))
+    params, batch = {name: leaf.float() for name, leaf in params.items()}, tuple(part.float() for part in batch)
+    v = torch.randn(16)
+    right = pb.gauss_newton(loss, held=0)(params, buffers, batch, v)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = pb.gauss_newton(loss, held=20)(params, buffers, batch, v)
+    assert near.dtype == torch.float32
+    assert (near - right).norm() < 0.05 * right.norm()

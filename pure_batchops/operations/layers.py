@@ -42,7 +42,7 @@ class Use(NamedTuple):
 
 def layer_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Layer, Tensor, Tensor] | None:
     """The layer that a call of a function of torch is, its input and its weight; None for a function unknown here."""
-    if function is F.linear and len(args) >= 2:
+    if function is F.linear and len(args) >= 2 and args[1].dim() == 2:
         return _LINEAR, args[0], args[1]
     if function in _CONVOLUTIONS and len(args) >= 2:
         axes, gradient = _CONVOLUTIONS[function]

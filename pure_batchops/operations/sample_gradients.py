@@ -137,7 +137,7 @@ def _from(tapped: Tapped, trust: Tensor | float, params: Params) -> SampleGradie
         for number, uses in tapped.uses.items():
             terms = [pulled(use, u, flat[number]) for use in uses]
             total[number] = sum(terms[1:], terms[0])
-        return rebuilt(params, [total[number].reshape(leaf.shape) for number, leaf in enumerate(flat)])
+        return rebuilt(params, [total[number].reshape(leaf.shape).to(leaf.dtype) for number, leaf in enumerate(flat)])
 
     def norms() -> Tensor:
         terms = [wide(matrix).square().sum(1) for matrix in matrices.values()]
@@ -152,7 +152,7 @@ def _of_matrix(matrix: Tensor, trust: Tensor | float, losses: Tensor) -> SampleG
     return SampleGradients(
         losses,
         lambda rows: ((rows @ matrix.mT) * trust).to(losses.dtype),
-        lambda rows: rows.to(matrix.dtype) @ matrix,
+        lambda rows: (rows.to(matrix.dtype) @ matrix).to(matrix.dtype),  # autocast has its own
         lambda: wide(matrix).square().sum(1) * trust,
         HELD,
         takes_rows=True,

@@ -77,6 +77,10 @@ class _Watch(torch.autograd.Function):
         pass
 
     @staticmethod
+    def jvp(ctx: Any, weight: Tensor, flag: Tensor) -> Tensor:  # noqa: ARG004
+        return weight.view_as(weight)
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG004
         return gradient, gradient.new_ones(())
 
@@ -153,5 +157,5 @@ def tapped_gradients(loss_of_one: Callable[..., Tensor], leaves: list[Tensor], s
         raise RuntimeError(msg)
     uses: dict[int, list[Use]] = {number: [] for number in tapped}
     for (number, layer), x, delta in zip(layers, inputs, deltas, strict=True):
-        uses[number].append(Use(layer, x, delta))
+        uses[number].append(Use(layer, x, delta.to(x.dtype) if x.is_floating_point() else delta))  # autocast mixes them
     return Tapped(losses, uses, gradients, torch.stack(seen).sum(0))
