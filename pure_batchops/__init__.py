@@ -10,7 +10,8 @@ Everything that multiplies has the signature `(params, buffers, batch, v) -> pro
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
 """
 
-from pure_batchops.averages import averaged, chunk_average, n_points, point_average, weighted_average
+from pure_batchops.averages import averaged, chunk_average, point_average, weighted_average
+from pure_batchops.batches import n_points
 from pure_batchops.losses import sample_losses
 from pure_batchops.models import functional_state, stack_states
 from pure_batchops.operations.batch_operation import batch_operation

@@ -15,35 +15,23 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pure_batchops as pb
+from pure_batchops.digits import SHOWN, Digits, draw, true_digits, with_flips
 
 BATCH, EPOCHS = 128, 30
 REGULARIZATION = 0.1  # anything from 0.001 to 10 ranks alike
 SHARES = (0.05, 0.10)
-ROWS, COLUMNS = 4, 8
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 STORY = """{count} of {n} handwritten digits were given the label of another class; a small network was trained on all {n}.
 The digits are ranked by self-influence (how much a digit's own loss falls because it was trained on), by loss and by
 gradient norm. By chance 5 % of the flipped labels would be in the first 5 %, and the area under the ROC curve be 0.5.
 """
-
-
-class Digits(NamedTuple):
-    """Images in [0, 1], `(n, 64)`; the labels given, `(n,)`, some of which are flipped; the true ones."""
-
-    images: Tensor
-    given: Tensor
-    true: Tensor
-
-    @property
-    def flipped(self) -> Tensor:
-        return self.given != self.true
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,26 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     print(STORY.format(count=int(digits.flipped.sum()), n=n), flush=True)  # ahead of the bars of progress
     scores = suspicions(trained(digits), digits)
     print(table(scores, digits.flipped))
-    draw(scores["self-influence"], digits, options.output)
-    print(f"\nThe {ROWS * COLUMNS} most suspicious digits by self-influence: {options.output}")
+    draw(scores["self-influence"], digits, "self-influence", options.output)
+    print(f"\nThe {SHOWN} most suspicious digits by self-influence: {options.output}")
     return 0
-
-
-def true_digits() -> Digits:
-    """Scikit-learn's handwritten digits, with the labels that they came with."""
-    from sklearn.datasets import load_digits
-
-    bunch: Any = load_digits()
-    labels = torch.tensor(bunch.target)
-    return Digits(torch.tensor(bunch.data, dtype=torch.float32) / 16, labels, labels)
-
-
-def with_flips(digits: Digits, count: int) -> Digits:
-    """The digits, a number of them, drawn at random, with the label of another class."""
-    chosen = torch.randperm(len(digits.given))[:count]
-    given = digits.given.clone()
-    given[chosen] = (given[chosen] + torch.randint(1, 10, (count,))) % 10
-    return digits._replace(given=given)
 
 
 def trained(digits: Digits) -> nn.Module:
@@ -140,27 +111,6 @@ def table(scores: dict[str, Tensor], flipped: Tensor) -> str:
         cells = [f"{hits} of {total} ({round(100 * hits / total)} %)" for hits in found]
         lines.append(f"{name:<16}{cells[0]:>24}{cells[1]:>24}{roc_auc_score(flipped, score):>18.3f}")
     return "\n".join(lines)
-
-
-def draw(score: Tensor, digits: Digits, output: Path) -> None:
-    """Write a picture of the digits of the highest scores, each with its labels."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
-    colors = {False: "0.3", True: "tab:red"}
-    figure = Figure(figsize=(1.3 * COLUMNS, 1.6 * ROWS + 0.9), layout="constrained")
-    figure.suptitle("The most suspicious digits by self-influence, row by row", fontsize=14)
-    order = score.argsort(descending=True, stable=True)[: ROWS * COLUMNS].tolist()
-    for axes, i in zip(figure.subplots(ROWS, COLUMNS).flat, order, strict=True):
-        given, true, flipped = int(digits.given[i]), int(digits.true[i]), bool(digits.flipped[i])
-        axes.imshow(digits.images[i].reshape(8, 8).numpy(), cmap="gray_r")
-        axes.set_title(f"{given} (true: {true})" if flipped else f"{given}", color=colors[flipped], fontsize=11)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(color=colors[flipped], linewidth=2 if flipped else 1)
-    names = {True: "flipped: label given (true label)", False: "not flipped: label given"}
-    handles = [Patch(color=colors[flipped], label=name) for flipped, name in names.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=11)
-    figure.savefig(output, dpi=120)
 
 
 def progress(stage: str) -> Callable[[Iterable[Any]], Iterable[Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pure_batchops import checks
-from pure_batchops.batches import length
+from pure_batchops.batches import n_points
 from pure_batchops.operations.batch_operation import with_at
 from pure_batchops.trees import move, named, named_leaves, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
@@ -103,31 +103,6 @@ def point_average(pairs: Iterable[tuple[Tree, Batch]], batch_dim: int = 0) -> Tr
     """
     axis = checks.axis("batch_dim", batch_dim)
     return weighted_average((product, n_points(batch, axis)) for product, batch in map(_pair, pairs))
-
-
-def n_points(batch: Batch, batch_dim: int = 0) -> int:
-    """The number of points of a batch: the length of its tensors along an axis; those without that axis do not count.
-
-    Args:
-        batch: a tree of tensors.
-        batch_dim: the axis of the points.
-
-    Returns:
-        The number of points, at least one.
-
-    Raises:
-        ValueError: if no tensor has that axis, lengths differ, or there is no point.
-
-    Examples:
-        >>> n_points((torch.zeros(3, 5), torch.zeros(3)))
-        3
-    """
-    axes = batch_dim + 1 if batch_dim >= 0 else -batch_dim
-    return length(
-        "the tensors of a batch",
-        [leaf for leaf in named_leaves(batch).values() if isinstance(leaf, Tensor) and leaf.dim() >= axes],
-        batch_dim,
-    )
 
 
 def averaged(

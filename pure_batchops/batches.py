@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pure_batchops.trees import leaves
+from pure_batchops.trees import leaves, named_leaves
 from pure_batchops.types import Batch, Tree
 
 
@@ -47,6 +47,32 @@ def length(what: str, tree: Tree, batch_dim: int = 0) -> int:
         msg = f"{what} must hold at least one sample, got an empty batch"
         raise ValueError(msg)
     return tensors[0].shape[batch_dim]
+
+
+def n_points(batch: Batch, batch_dim: int = 0) -> int:
+    """The number of points of a batch: the length of its tensors along an axis; those without that axis do not count.
+
+    Args:
+        batch: a tree of tensors.
+        batch_dim: the axis of the points.
+
+    Returns:
+        The number of points, at least one.
+
+    Raises:
+        ValueError: if no tensor has that axis, lengths differ, or there is no point.
+
+    Examples:
+        >>> import torch
+        >>> n_points((torch.zeros(3, 5), torch.zeros(3)))
+        3
+    """
+    axes = batch_dim + 1 if batch_dim >= 0 else -batch_dim
+    return length(
+        "the tensors of a batch",
+        [leaf for leaf in named_leaves(batch).values() if isinstance(leaf, Tensor) and leaf.dim() >= axes],
+        batch_dim,
+    )
 
 
 def split(batch: Batch, n: int, axis: int) -> tuple[Callable[..., Batch], list[Tensor]]:
