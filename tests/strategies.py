@@ -105,7 +105,7 @@ def _norms(n):
 
 
 def _attention(n):
-    layer = nn.TransformerEncoderLayer(4, 2, 4, dropout=0.1, batch_first=True)
+    layer = nn.TransformerEncoderLayer(4, 2, 4, dropout=0.1, activation="gelu", batch_first=True)
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(8, 2))
     return model, nn.CrossEntropyLoss(label_smoothing=0.1), (torch.randn(n, 2, 4), torch.randint(2, (n,)))
 
