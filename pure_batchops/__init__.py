@@ -5,6 +5,7 @@
     loss ─hessian, gauss_newton, …─▶ op(params, buffers, batch, v) ─▶ product, in the form of v
     op ─averaged──▶ mean_op(params, buffers, batches, v) ─▶ product
     op ─damped, block_diagonal──▶ an op again
+    op ─trace, diagonal, frobenius_norm──▶ estimate(params, buffers, batch) ─▶ (value, standard error)
 
 Everything that multiplies has the signature `(params, buffers, batch, v) -> product`; everything else is a function from
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
@@ -12,6 +13,9 @@ functions to functions. `m(batch)` is always a mean over the samples of the batc
 
 from pure_batchops.averages import averaged, chunk_average, point_average, weighted_average
 from pure_batchops.batches import n_points
+from pure_batchops.estimators.diagonal import diagonal
+from pure_batchops.estimators.frobenius_norm import frobenius_norm
+from pure_batchops.estimators.trace import trace
 from pure_batchops.losses import sample_losses
 from pure_batchops.models import functional_state, stack_states
 from pure_batchops.operations.batch_operation import batch_operation
@@ -23,7 +27,7 @@ from pure_batchops.operations.generalized_gauss_newton import generalized_gauss_
 from pure_batchops.operations.hessian import hessian
 from pure_batchops.operations.inverse_harmonic_mean import inverse_harmonic_mean
 from pure_batchops.operations.monte_carlo_fisher import monte_carlo_fisher
-from pure_batchops.types import Likelihood, Operation, SampleLosses
+from pure_batchops.types import Estimate, Likelihood, Operation, SampleLosses
 
 __all__ = [  # noqa: RUF022  # in the order in which data flows
     "functional_state",
@@ -44,6 +48,10 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "point_average",
     "n_points",
     "averaged",
+    "trace",
+    "diagonal",
+    "frobenius_norm",
+    "Estimate",
     "Operation",
     "SampleLosses",
 ]
