@@ -6,6 +6,7 @@
     op ─averaged──▶ mean_op(params, buffers, batches, v) ─▶ product
     op ─damped, block_diagonal──▶ an op again
     op ─trace, diagonal, frobenius_norm──▶ estimate(params, buffers, batch) ─▶ (value, standard error)
+    op ─eigenpairs──▶ pairs(params, buffers, batch) ─▶ (values, vectors, residuals)
 
 Everything that multiplies has the signature `(params, buffers, batch, v) -> product`; everything else is a function from
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
@@ -14,7 +15,9 @@ functions to functions. `m(batch)` is always a mean over the samples of the batc
 from pure_batchops.averages import averaged, chunk_average, point_average, weighted_average
 from pure_batchops.batches import n_points
 from pure_batchops.estimators.diagonal import diagonal
+from pure_batchops.estimators.eigenpairs import Eigenpairs, eigenpairs
 from pure_batchops.estimators.frobenius_norm import frobenius_norm
+from pure_batchops.estimators.linear_operator import linear_operator
 from pure_batchops.estimators.trace import trace
 from pure_batchops.losses import sample_losses
 from pure_batchops.models import functional_state, stack_states
@@ -52,6 +55,9 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "diagonal",
     "frobenius_norm",
     "Estimate",
+    "eigenpairs",
+    "Eigenpairs",
+    "linear_operator",
     "Operation",
     "SampleLosses",
 ]

@@ -20,11 +20,13 @@ class RowMap(NamedTuple):
         size: D.
         multiply: `(K, D) -> (K, D)`, row by row v ↦ m v, both in working precision.
         like: a tensor without numbers, of the working precision (that of params, at least single) and their device.
+        eps: the rounding of a product, relative: that of the least precise of params.
     """
 
     size: int
     multiply: Callable[[Tensor], Tensor]
     like: Tensor
+    eps: float
 
 
 def row_map(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> RowMap:
@@ -52,7 +54,8 @@ def row_map(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Ro
         flat = [leaf.reshape(-1, size).to(device=device, dtype=dtype) for leaf, size in zip(products, sizes, strict=True)]
         return torch.cat(flat, 1)
 
-    return RowMap(sum(sizes), multiply, torch.empty(0, dtype=dtype, device=device))
+    eps = max(torch.finfo(leaf.dtype).eps for leaf in found)
+    return RowMap(sum(sizes), multiply, torch.empty(0, dtype=dtype, device=device), eps)
 
 
 def spans(count: int, numbers: int, chunk_size: int | None) -> list[tuple[int, int]]:
