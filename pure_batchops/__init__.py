@@ -7,6 +7,7 @@
     op ─damped, block_diagonal──▶ an op again
     op ─trace, diagonal, frobenius_norm──▶ estimate(params, buffers, batch) ─▶ (value, standard error)
     op ─eigenpairs──▶ pairs(params, buffers, batch) ─▶ (values, vectors, residuals)
+    op ─spectral_density──▶ density(params, buffers, batch) ─▶ (grid, density, standard error)
 
 Everything that multiplies has the signature `(params, buffers, batch, v) -> product`; everything else is a function from
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
@@ -18,6 +19,7 @@ from pure_batchops.estimators.diagonal import diagonal
 from pure_batchops.estimators.eigenpairs import Eigenpairs, eigenpairs
 from pure_batchops.estimators.frobenius_norm import frobenius_norm
 from pure_batchops.estimators.linear_operator import linear_operator
+from pure_batchops.estimators.spectral_density import SpectralDensity, spectral_density
 from pure_batchops.estimators.trace import trace
 from pure_batchops.losses import sample_losses
 from pure_batchops.models import functional_state, stack_states
@@ -57,6 +59,8 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "Estimate",
     "eigenpairs",
     "Eigenpairs",
+    "spectral_density",
+    "SpectralDensity",
     "linear_operator",
     "Operation",
     "SampleLosses",

@@ -25,6 +25,11 @@ def moments(numbers: Tensor) -> Moments:
     return Moments(len(numbers), mean, (numbers - mean).square().sum(0))
 
 
+def standard_error(found: Moments) -> Tensor:
+    """The standard error of a mean of numbers that have weight one, from their sample variance."""
+    return (found.squares / (found.weight - 1) / found.weight).sqrt()
+
+
 def merged(one: Moments, other: Moments) -> Moments:
     """The moments of both: no term is the difference of large ones.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.estimators.rows import RowMap, row_map, spans
-from pure_batchops.moments import merged, moments
+from pure_batchops.moments import merged, moments, standard_error
 from pure_batchops.operations.noise import signs
 from pure_batchops.types import Batch, Buffers, Estimate, Operation, Params
 
@@ -93,4 +93,4 @@ def _probed(
         return drawn(z, left, matrix.multiply(left))
 
     found = reduce(merged, (moments(numbers(*span)) for span in spans(count, matrix.size, chunk_size)))
-    return Estimate(found.mean, (found.squares / (count - 1) / count).sqrt())
+    return Estimate(found.mean, standard_error(found))
