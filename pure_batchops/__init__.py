@@ -5,6 +5,7 @@
     loss ─hessian, gauss_newton, …─▶ op(params, buffers, batch, v) ─▶ product, in the form of v
     op ─averaged──▶ mean_op(params, buffers, batches, v) ─▶ product
     op ─damped, block_diagonal──▶ an op again
+    op ─averaged_with_error──▶ average(params, buffers, batches, v) ─▶ (product, standard error)
     op ─trace, diagonal, frobenius_norm──▶ estimate(params, buffers, batch) ─▶ (value, standard error)
     op ─eigenpairs──▶ pairs(params, buffers, batch) ─▶ (values, vectors, residuals)
     op ─spectral_density──▶ density(params, buffers, batch) ─▶ (grid, density, standard error)
@@ -14,6 +15,7 @@ functions to functions. `m(batch)` is always a mean over the samples of the batc
 """
 
 from pure_batchops.averages import averaged, chunk_average, point_average, weighted_average
+from pure_batchops.averages_with_error import averaged_with_error
 from pure_batchops.batches import n_points
 from pure_batchops.estimators.diagonal import diagonal
 from pure_batchops.estimators.eigenpairs import Eigenpairs, eigenpairs
@@ -53,15 +55,16 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "point_average",
     "n_points",
     "averaged",
+    "averaged_with_error",
     "trace",
     "diagonal",
     "frobenius_norm",
-    "Estimate",
     "eigenpairs",
     "Eigenpairs",
     "spectral_density",
     "SpectralDensity",
     "linear_operator",
+    "Estimate",
     "Operation",
     "SampleLosses",
 ]
