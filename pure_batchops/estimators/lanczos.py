@@ -46,15 +46,15 @@ def lanczos(matrix: RowMap, starts: Tensor, steps: int, seed: int) -> Tridiagona
         Parlett (1998), The Symmetric Eigenvalue Problem, chapters 6 and 13.
     """
     count, row = len(starts), _unit(starts)
-    rows, diagonal, beside = [row], [], []
+    basis, diagonal, beside = [row[:, None]], [], []
     for step in range(1, steps + 1):
         image = matrix.multiply(row)
         diagonal.append((image * row).sum(1))
         if step < steps:
-            row, length = _next(image, torch.stack(rows, 1), partial(directions, matrix, count, seed, start=step * count))
-            rows.append(row)
+            row, length = _next(image, basis, partial(directions, matrix, count, seed, start=step * count))
+            basis = _grown(basis, row[:, None])
             beside.append(length)
-    return Tridiagonal(torch.stack(diagonal, 1), torch.stack(beside, 1) if beside else starts[:, :0], torch.stack(rows, 1))
+    return Tridiagonal(torch.stack(diagonal, 1), torch.stack(beside, 1) if beside else starts[:, :0], torch.cat(basis, 1))
 
 
 def ritz(found: Tridiagonal) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,14 @@ def directions(matrix: RowMap, rows: int, seed: int, *, start: int = 0) -> Tenso
     return (uniform(seed, (rows, matrix.size), like, start=start * matrix.size) - 0.5).to(like.dtype)
 
 
-def _next(image: Tensor, basis: Tensor, noise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+def _grown(blocks: list[Tensor], block: Tensor) -> list[Tensor]:
+    """The blocks of a basis and one more; two of a size become one, so a row is copied log₂ m times, and not m."""
+    if blocks and blocks[-1].shape[1] == block.shape[1]:
+        return _grown(blocks[:-1], torch.cat([blocks[-1], block], 1))
+    return [*blocks, block]
+
+
+def _next(image: Tensor, basis: list[Tensor], noise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     """What is new in the image, as a unit row, and its length β; an image that has nothing new gives noise and zero."""
     left = _orthogonal(_orthogonal(image, basis), basis)
     length = left.norm(dim=1)
@@ -83,8 +90,10 @@ def _next(image: Tensor, basis: Tensor, noise: Callable[[], Tensor]) -> tuple[Te
     return row, torch.where(used_up, 0, length)
 
 
-def _orthogonal(rows: Tensor, basis: Tensor) -> Tensor:
-    return rows - torch.einsum("smd,sm->sd", basis, torch.einsum("smd,sd->sm", basis, rows))
+def _orthogonal(rows: Tensor, basis: list[Tensor]) -> Tensor:
+    for block in basis:
+        rows = rows - torch.einsum("smd,sm->sd", block, torch.einsum("smd,sd->sm", block, rows))
+    return rows
 
 
 def _unit(rows: Tensor) -> Tensor:

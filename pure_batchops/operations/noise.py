@@ -36,8 +36,10 @@ def signs(seed: int, rows: int, size: int, like: Tensor, *, start: int = 0) -> T
     """
     words = -(-size // 32)
     places = torch.arange(start * words, (start + rows) * words, dtype=torch.int64, device=like.device)
-    bits = _hashed(places, seed + (3 << 62))[:, None] >> torch.arange(32, device=like.device) & 1
-    return (1 - 2 * bits.reshape(rows, 32 * words)[:, :size]).to(like.dtype)
+    spelled = 1 - 2 * (torch.arange(256, device=like.device)[:, None] >> torch.arange(8, device=like.device) & 1)
+    letters = _hashed(places, seed + (3 << 62))[:, None] >> torch.arange(0, 32, 8, device=like.device) & 255
+    # Eight signs for each byte from a table: bit by bit would cost as much as a product.
+    return spelled.to(like.dtype).index_select(0, letters.reshape(-1)).reshape(rows, 32 * words)[:, :size]
 
 
 def _hashed(places: Tensor, key: int) -> Tensor:
