@@ -5,6 +5,7 @@
     loss ─hessian, gauss_newton, …─▶ op(params, buffers, batch, v) ─▶ product, in the form of v
     op ─averaged──▶ mean_op(params, buffers, batches, v) ─▶ product
     op ─damped, block_diagonal──▶ an op again
+    op ─conjugate_gradient, lissa, nystroem, direct──▶ the op that multiplies by the inverse
 
 Everything that multiplies has the signature `(params, buffers, batch, v) -> product`; everything else is a function from
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
@@ -23,6 +24,10 @@ from pure_batchops.operations.generalized_gauss_newton import generalized_gauss_
 from pure_batchops.operations.hessian import hessian
 from pure_batchops.operations.inverse_harmonic_mean import inverse_harmonic_mean
 from pure_batchops.operations.monte_carlo_fisher import monte_carlo_fisher
+from pure_batchops.solvers.conjugate_gradient import Solution, conjugate_gradient, conjugate_gradient_solution
+from pure_batchops.solvers.direct import direct
+from pure_batchops.solvers.lissa import lissa
+from pure_batchops.solvers.nystroem import nystroem
 from pure_batchops.types import Likelihood, Operation, SampleLosses
 
 __all__ = [  # noqa: RUF022  # in the order in which data flows
@@ -44,6 +49,12 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "point_average",
     "n_points",
     "averaged",
+    "conjugate_gradient",
+    "conjugate_gradient_solution",
+    "Solution",
+    "lissa",
+    "nystroem",
+    "direct",
     "Operation",
     "SampleLosses",
 ]

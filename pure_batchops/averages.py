@@ -5,7 +5,7 @@ All are folds on the monoid of pairs (weighted sum, weight): pairs add, so parti
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from pure_batchops import checks
 from pure_batchops.batches import n_points
 from pure_batchops.operations.batch_operation import with_at
 from pure_batchops.trees import move, named, named_leaves, parameter_leaves, rebuilt, same_leaves
-from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
+from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Tree, Vector
 
 Weighted = tuple[Tree, Tree, float]
 """(Σ w t, an example of t, Σ w): the sum one precision wider than the products, whose shapes and dtypes the example has."""
@@ -136,10 +136,13 @@ def averaged(
     for name, function in (("op", op), ("weight", weight), ("progress", progress or iter)):
         checks.function(name, function)
 
-    def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Vector:
+    def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[tuple[LinearMap, float]]:
         device = next(iter(parameter_leaves(params).values())).device
         stream = (move(batch, device) for batch in (batches if progress is None else progress(batches)))
-        return weighted_average((op(params, buffers, batch, v), weight(batch)) for batch in stream)
+        return ((partial(op, params, buffers, batch), weight(batch)) for batch in stream)
+
+    def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Vector:
+        return weighted_average((product(v), count) for product, count in terms(params, buffers, batches))
 
     def at(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Callable[[Vector], Vector]:
         if isinstance(batches, Iterator):
@@ -147,6 +150,7 @@ def averaged(
             raise ValueError(msg)
         return lambda v: operation(params, buffers, batches, v)
 
+    operation.terms = terms  # type: ignore[attr-defined]  # for a recursion over single batches, as lissa is
     return with_at(operation, at)
 
 

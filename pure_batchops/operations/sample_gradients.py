@@ -11,7 +11,7 @@ from pure_batchops import checks
 from pure_batchops.batches import length, pair, split
 from pure_batchops.forms import is_uniform
 from pure_batchops.losses import each_loss
-from pure_batchops.operations.gradient_norms import readable, same_losses, squared_gradient_norms
+from pure_batchops.operations.gradient_norms import same_losses, squared_gradient_norms
 from pure_batchops.operations.jacobian import jacobian
 from pure_batchops.operations.layers import pulled, pushed, squared_norms, wide
 from pure_batchops.operations.taps import Tapped, plan, tapped_gradients
@@ -114,7 +114,7 @@ def _trust(tapped: Tapped, losses: Tensor | None) -> Tensor | float | None:
     right = torch.ones_like(tapped.losses, dtype=torch.bool) if losses is None else same_losses(tapped.losses, losses)
     if tapped.hidden is not None:
         right = right & (tapped.hidden == 0)
-    holds = readable(right.all())
+    holds = checks.readable(right.all())
     if holds is None:
         return torch.where(right, 1.0, torch.nan)
     return 1.0 if holds else None
