@@ -77,6 +77,16 @@ compiling = getattr(torch.compiler, "is_compiling", lambda: False)
 """Whether torch.compile is tracing (torch before 2.3 cannot compile the operations, nor say so)."""
 
 
+def derivatives() -> None:
+    """A mode in which derivatives are taken: within torch.inference_mode older versions of torch.func find zeros."""
+    if torch.is_inference_mode_enabled() and float(torch.func.grad(torch.square)(torch.ones(()))) != 2:
+        msg = (
+            f"products must be taken outside of torch.inference_mode, in which torch {torch.__version__} takes every "
+            "derivative of torch.func for zero; use torch.no_grad"
+        )
+        raise RuntimeError(msg)
+
+
 def readable(holds: Tensor) -> bool | None:
     """The value of a tensor; None under vmap, where there is no one answer, and under torch.compile."""
     if compiling():
