@@ -3,13 +3,14 @@
     nn.Module ─functional_state─▶ (params, buffers)              plain dicts of tensors
     nn.Module ─sample_losses────▶ loss(params, buffers, batch) ─▶ (n,)
     loss ─hessian, gauss_newton, …─▶ op(params, buffers, batch, v) ─▶ product, in the form of v
-    op ─averaged──▶ mean_op(params, buffers, batches, v) ─▶ product
+    op ─averaged, resumable──▶ mean_op(params, buffers, batches, v) ─▶ product
     op ─damped, block_diagonal──▶ an op again
 
 Everything that multiplies has the signature `(params, buffers, batch, v) -> product`; everything else is a function from
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
 """
 
+from pure_batchops.average_states import AverageState, average_merge, average_result, average_start, average_step
 from pure_batchops.averages import averaged, chunk_average, point_average, weighted_average
 from pure_batchops.batches import n_points
 from pure_batchops.losses import sample_losses
@@ -23,6 +24,7 @@ from pure_batchops.operations.generalized_gauss_newton import generalized_gauss_
 from pure_batchops.operations.hessian import hessian
 from pure_batchops.operations.inverse_harmonic_mean import inverse_harmonic_mean
 from pure_batchops.operations.monte_carlo_fisher import monte_carlo_fisher
+from pure_batchops.resumable import resumable
 from pure_batchops.types import Likelihood, Operation, SampleLosses
 
 __all__ = [  # noqa: RUF022  # in the order in which data flows
@@ -44,6 +46,12 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "point_average",
     "n_points",
     "averaged",
+    "AverageState",
+    "average_start",
+    "average_step",
+    "average_merge",
+    "average_result",
+    "resumable",
     "Operation",
     "SampleLosses",
 ]
