@@ -1,14 +1,19 @@
 """Real processes: forked from a server that has imported torch once, bounded in time, and what they run."""
 
-import multiprocessing
+import contextlib
+import datetime as dt
 import os
 import signal
 import time
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
 
 import pure_batchops as pb
 from tests.strategies import problem
+
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # processes meet on the loopback address
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch._dynamo", "hypothesis", "pytest", "pure_batchops"])
@@ -68,3 +73,49 @@ def resumed(path, every, batches, pause, ready, product=None):
     found = pb.resumable(op, path, every=every, weight=weight)(*arguments)
     if product is not None:
         torch.save(found, product)
+
+
+@contextlib.contextmanager
+def ranks(size, folder, timeout=60):
+    """Processes in one group: a function that runs another on all of them and gives what each returns, or raises."""
+    place = f"file://{folder}/store-{time.monotonic_ns()}"
+    pipes = [CONTEXT.Pipe() for _ in range(size)]
+    members = [started(_rank, rank, size, place, timeout, pipe) for rank, (_, pipe) in enumerate(pipes)]
+
+    def everywhere(function, *arguments, seconds=60, answering=range(size)):
+        for pipe, _ in pipes:
+            pipe.send((function, arguments))
+        deadline = time.monotonic() + seconds
+        return [_answer(pipes[i][0], members[i], deadline) for i in answering]
+
+    everywhere.members = members
+    try:
+        yield everywhere
+    finally:
+        for process in members:
+            process.kill()
+            process.join()
+
+
+def _answer(pipe, process, deadline):
+    while not pipe.poll(0.02):
+        if not process.is_alive() and not pipe.poll():
+            return f"ended by {process.exitcode}"
+        assert time.monotonic() < deadline, "a rank did not answer in time: it hangs"
+    try:
+        return pipe.recv()
+    except EOFError:
+        process.join()
+        return f"ended by {process.exitcode}"
+
+
+def _rank(rank, size, place, timeout, pipe):
+    limit = dt.timedelta(seconds=timeout)
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=size, timeout=limit)
+    while True:
+        function, arguments = pipe.recv()
+        try:
+            answer = function(rank, *arguments)
+        except Exception as error:
+            answer = error if type(error).__module__ == "builtins" else RuntimeError(repr(error))
+        pipe.send(answer)
