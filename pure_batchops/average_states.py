@@ -21,7 +21,9 @@ _WIDER = {
 
 
 class AverageState(NamedTuple):
-    """An average so far. `torch.save(state._asdict(), path)` writes it, `AverageState(**torch.load(path))` reads it.
+    """An average so far, a plain value.
+
+    `torch.save(state._asdict(), path)` writes it, `AverageState(**torch.load(path, weights_only=True))` reads it.
 
     Attributes:
         total: Σ wᵢ tᵢ, a tree like the products tᵢ, one precision wider; None before the first.

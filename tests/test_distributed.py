@@ -291,7 +291,7 @@ def test_ranks_that_are_killed_go_on_from_their_files(tmp_path):
         time.sleep(0.1)
         for process in run.members:
             processes.kill(process)
-    done = [torch.load(tmp_path / f"state.pt.{rank}of2")["state"]["batches"] for rank in range(2)]
+    done = [torch.load(tmp_path / f"state.pt.{rank}of2", weights_only=True)["state"]["batches"] for rank in range(2)]
     assert all(0 < count < 60 for count in done)
     with processes.ranks(2, tmp_path) as run:
         first, second = run(resumed_on, tmp_path / "state.pt", 0.0)
@@ -359,4 +359,6 @@ def test_average_under_torch_multiprocessing(tmp_path):
     assert processes.ended(group.processes, 60) == [0, 0]
     op, params, buffers, data, v = case("perceptron", "hessian", "flat", torch.float64, 0)
     for rank in range(2):
-        assert_close(torch.load(tmp_path / f"{rank}.pt"), op(params, buffers, data, v), rtol=1e-12, atol=1e-12)
+        assert_close(
+            torch.load(tmp_path / f"{rank}.pt", weights_only=True), op(params, buffers, data, v), rtol=1e-12, atol=1e-12
+        )

@@ -16,7 +16,7 @@ KILLS = 20
 
 
 def done(path):
-    return torch.load(path)["state"]["batches"] if path.exists() else 0
+    return torch.load(path, weights_only=True)["state"]["batches"] if path.exists() else 0
 
 
 def interrupted(path, batches, op=None, stop=3, **options):
@@ -59,7 +59,7 @@ def test_average_killed_twenty_times_is_bit_for_bit_that_of_no_interruption(tmp_
     assert reached[-1] < count
     last = processes.started(processes.resumed, path, 3, count, pause, ready, product)
     assert processes.ended([last], 60) == [0]
-    assert torch.equal(torch.load(product), expected)
+    assert torch.equal(torch.load(product, weights_only=True), expected)
     assert list(tmp_path.glob("*.partial")) == []
 
 
