@@ -3,7 +3,7 @@
     nn.Module ─functional_state─▶ (params, buffers)              plain dicts of tensors
     nn.Module ─sample_losses────▶ loss(params, buffers, batch) ─▶ (n,)
     loss ─hessian, gauss_newton, …─▶ op(params, buffers, batch, v) ─▶ product, in the form of v
-    op ─averaged──▶ mean_op(params, buffers, batches, v) ─▶ product
+    op ─averaged, resumable──▶ mean_op(params, buffers, batches, v) ─▶ product
     op ─damped, block_diagonal──▶ an op again
     op ─conjugate_gradient, lissa, nystroem, direct──▶ the op that multiplies by the inverse
 
@@ -11,6 +11,7 @@ Everything that multiplies has the signature `(params, buffers, batch, v) -> pro
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
 """
 
+from pure_batchops.average_states import AverageState, average_merge, average_result, average_start, average_step
 from pure_batchops.averages import averaged, chunk_average, point_average, weighted_average
 from pure_batchops.batches import n_points
 from pure_batchops.losses import sample_losses
@@ -24,6 +25,7 @@ from pure_batchops.operations.generalized_gauss_newton import generalized_gauss_
 from pure_batchops.operations.hessian import hessian
 from pure_batchops.operations.inverse_harmonic_mean import inverse_harmonic_mean
 from pure_batchops.operations.monte_carlo_fisher import monte_carlo_fisher
+from pure_batchops.resumable import resumable
 from pure_batchops.solvers.conjugate_gradient import Solution, conjugate_gradient, conjugate_gradient_solution
 from pure_batchops.solvers.direct import direct
 from pure_batchops.solvers.lissa import lissa
@@ -55,6 +57,12 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "lissa",
     "nystroem",
     "direct",
+    "AverageState",
+    "average_start",
+    "average_step",
+    "average_merge",
+    "average_result",
+    "resumable",
     "Operation",
     "SampleLosses",
 ]

@@ -65,6 +65,13 @@ def function(name: str, value: Any) -> None:
         raise TypeError(msg)
 
 
+def boolean(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        msg = f"{name} must be True or False, got {value!r}"
+        raise TypeError(msg)
+
+
 def axis(name: str, value: Any) -> int:
     """The number of an axis."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
