@@ -6,6 +6,10 @@
     op ─averaged, resumable──▶ mean_op(params, buffers, batches, v) ─▶ product
     op ─damped, block_diagonal──▶ an op again
     op ─conjugate_gradient, lissa, nystroem, direct──▶ the op that multiplies by the inverse
+    op ─averaged_with_error──▶ average(params, buffers, batches, v) ─▶ (product, standard error)
+    op ─trace, diagonal, frobenius_norm──▶ estimate(params, buffers, batch) ─▶ (value, standard error)
+    op ─eigenpairs──▶ pairs(params, buffers, batch) ─▶ (values, vectors, residuals)
+    op ─spectral_density──▶ density(params, buffers, batch) ─▶ (grid, density, standard error)
 
 Everything that multiplies has the signature `(params, buffers, batch, v) -> product`; everything else is a function from
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
@@ -13,7 +17,14 @@ functions to functions. `m(batch)` is always a mean over the samples of the batc
 
 from pure_batchops.average_states import AverageState, average_merge, average_result, average_start, average_step
 from pure_batchops.averages import averaged, chunk_average, point_average, weighted_average
+from pure_batchops.averages_with_error import averaged_with_error
 from pure_batchops.batches import n_points
+from pure_batchops.estimators.diagonal import diagonal
+from pure_batchops.estimators.eigenpairs import Eigenpairs, eigenpairs
+from pure_batchops.estimators.frobenius_norm import frobenius_norm
+from pure_batchops.estimators.linear_operator import linear_operator
+from pure_batchops.estimators.spectral_density import SpectralDensity, spectral_density
+from pure_batchops.estimators.trace import trace
 from pure_batchops.losses import sample_losses
 from pure_batchops.models import functional_state, stack_states
 from pure_batchops.operations.batch_operation import batch_operation
@@ -30,7 +41,7 @@ from pure_batchops.solvers.conjugate_gradient import Solution, conjugate_gradien
 from pure_batchops.solvers.direct import direct
 from pure_batchops.solvers.lissa import lissa
 from pure_batchops.solvers.nystroem import nystroem
-from pure_batchops.types import Likelihood, Operation, SampleLosses
+from pure_batchops.types import Estimate, Likelihood, Operation, SampleLosses
 
 __all__ = [  # noqa: RUF022  # in the order in which data flows
     "functional_state",
@@ -63,6 +74,16 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "average_merge",
     "average_result",
     "resumable",
+    "averaged_with_error",
+    "trace",
+    "diagonal",
+    "frobenius_norm",
+    "eigenpairs",
+    "Eigenpairs",
+    "spectral_density",
+    "SpectralDensity",
+    "linear_operator",
+    "Estimate",
     "Operation",
     "SampleLosses",
 ]

@@ -72,6 +72,22 @@ def boolean(name: str, value: Any) -> None:
         raise TypeError(msg)
 
 
+def operation(name: str, value: Any) -> None:
+    """Something that can be called and that has `at`, for many products at one point."""
+    function(name, value)
+    if not callable(getattr(value, "at", None)):
+        msg = f"{name} must be an operation with {name}.at, as batch_operation makes one, got {type(value).__name__}"
+        raise TypeError(msg)
+
+
+def option(name: str, value: Any, known: tuple[str, ...]) -> str:
+    """One of the names known."""
+    if value not in known:
+        msg = f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}"
+        raise ValueError(msg)
+    return str(value)
+
+
 def axis(name: str, value: Any) -> int:
     """The number of an axis."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

@@ -65,3 +65,15 @@ class Likelihood(NamedTuple):
 
     targets: Callable[[Tensor, Tensor], Tensor]
     criterion: Criterion
+
+
+class Estimate(NamedTuple):
+    """A number or a tensor of numbers that is known up to an error.
+
+    Attributes:
+        value: the estimate.
+        standard_error: the standard deviation of each of its numbers, itself estimated.
+    """
+
+    value: Any
+    standard_error: Any

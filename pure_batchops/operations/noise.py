@@ -12,8 +12,8 @@ from torch import Tensor
 _WORD = 2**32 - 1
 
 
-def uniform(seed: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Independent uniform numbers in (0, 1), on the device of `like`: the hashes of seed and place, in a row.
+def uniform(seed: int, shape: tuple[int, ...], like: Tensor, *, start: int = 0) -> Tensor:
+    """Independent uniform numbers in (0, 1), on the device of `like`: the hashes of seed and place, in a row from `start`.
 
     No intermediate number leaves the range of int64, whose overflow compilers do not agree upon.
 
@@ -23,7 +23,7 @@ def uniform(seed: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     References:
         Wellons (2018), Prospecting for Hash Functions.
     """
-    places = torch.arange(math.prod(shape), dtype=torch.int64, device=like.device)
+    places = torch.arange(start, start + math.prod(shape), dtype=torch.int64, device=like.device)
     high, low = (_hashed(places, seed + (word << 62)) for word in (1, 2))
     return ((high * 2**20 + (low >> 12)).double() / 2**52 + 2**-53).reshape(shape)
 
@@ -32,6 +32,18 @@ def normal(seed: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Independent standard normal numbers, in the dtype of `like` or, if that is less, single precision."""
     numbers = torch.erfinv(2 * uniform(seed, shape, like) - 1) * math.sqrt(2)
     return numbers.to(torch.promote_types(like.dtype, torch.float32))
+
+
+def signs(seed: int, rows: int, size: int, like: Tensor, *, start: int = 0) -> Tensor:
+    """Independent signs, ±1 each with probability ½, of the dtype and device of `like`: bits of the hashes of seed and place.
+
+    Returns:
+        Rows `start`, `start + 1`, … of a table without end, `(rows, size)`.
+    """
+    words = -(-size // 32)
+    places = torch.arange(start * words, (start + rows) * words, dtype=torch.int64, device=like.device)
+    bits = _hashed(places, seed + (3 << 62))[:, None] >> torch.arange(32, device=like.device) & 1
+    return (1 - 2 * bits.reshape(rows, 32 * words)[:, :size]).to(like.dtype)
 
 
 def _hashed(places: Tensor, key: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""What a matrix is like, from its products alone."""

@@ -1,0 +1,46 @@
+"""Eigenpairs by ARPACK, which scipy calls."""
+
+import torch
+from torch import Tensor
+
+from pure_batchops.estimators.linear_operator import numbers, operator_of, scipy_linalg
+from pure_batchops.estimators.rows import RowMap
+
+_ENDS = {"largest": "LA", "smallest": "SA", "both": "BE"}
+
+
+def arpack(matrix: RowMap, k: int, which: str, held: int | None, start: Tensor) -> tuple[Tensor, Tensor]:
+    """The k eigenpairs of a symmetric matrix that are asked for, or all of them where the matrix is no larger than the work.
+
+    Args:
+        matrix: a symmetric matrix.
+        k: the number of pairs.
+        which: `"largest"`, `"smallest"` or `"both"`.
+        held: the number of vectors that ARPACK holds, by default 2k + 1 or 20.
+        start: `(D,)`.
+
+    Returns:
+        The eigenvalues, ascending, `(m,)`, m = k or D, and unit eigenvectors as rows, `(m, D)`.
+    """
+    held = max(k + 1, held or max(2 * k + 1, 20))
+    if held >= matrix.size:
+        return _dense(matrix)
+    if not numbers(matrix.multiply(start[None])).any():  # the zero matrix, which ARPACK refuses
+        return start.new_zeros(k), torch.eye(k, matrix.size, dtype=start.dtype, device=start.device)
+    values, columns = scipy_linalg().eigsh(
+        operator_of(matrix),
+        k,
+        which="LA" if k == 1 and which == "both" else _ENDS[which],  # ARPACK has no two ends of one
+        v0=numbers(start),
+        ncv=held,
+        tol=matrix.eps,
+    )
+    order = values.argsort()
+    return torch.as_tensor(values[order]).to(start), torch.as_tensor(columns.T[order]).to(start)
+
+
+def _dense(matrix: RowMap) -> tuple[Tensor, Tensor]:
+    rows = matrix.multiply(torch.eye(matrix.size, dtype=matrix.like.dtype, device=matrix.like.device))
+    numbers(rows)  # under torch.vmap this method is refused, however small the matrix
+    values, columns = torch.linalg.eigh((rows + rows.mT) / 2)
+    return values, columns.mT

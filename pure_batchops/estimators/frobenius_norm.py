@@ -1,0 +1,53 @@
+"""The Frobenius norm."""
+
+import torch
+
+from pure_batchops.estimators.probes import Estimator, estimator
+from pure_batchops.types import Batch, Buffers, Estimate, Operation, Params
+
+
+def frobenius_norm(
+    op: Operation, *, samples: int = 100, seed: int = 0, method: str = "hutchinson", chunk_size: int | None = None
+) -> Estimator:
+    """The Frobenius norm, ‖A‖² ≈ ‖A Q‖² + mean over probes of ‖A P z‖², with P = I − Q Qᵀ and random signs z.
+
+    Q is that of `trace`, nothing for `"hutchinson"`. The square is unbiased; the norm is too small by about
+    (standard error)² / 2‖A‖.
+
+    Args:
+        op: any operation, on a batch or, as `averaged(op)`, on batches that can be read again.
+        samples: the number of products in all, as for `trace`.
+        seed: of the signs, a whole number.
+        method: `"hutchinson"` or `"hutch++"`.
+        chunk_size: how many probes are multiplied at once, as for `trace`.
+
+    Returns:
+        `estimate(params, buffers, batch) -> Estimate(value, standard_error)`, two numbers in the precision of params, at
+        least single; the error is that of the square over 2‖A‖.
+
+    Raises:
+        TypeError: if op is no operation, or samples, seed or chunk_size is no whole number.
+        ValueError: if method is unknown, or there are too few samples for a standard error.
+
+    Examples:
+        >>> from pure_batchops import hessian
+        >>> op = hessian(lambda params, buffers, x: (params * x).square().sum(1) / 2)
+        >>> frobenius_norm(op, samples=2)(torch.zeros(2), {}, torch.tensor([[3.0**0.5, 2.0]])).value
+        tensor(5.)
+    """
+    squared = estimator(
+        op,
+        samples,
+        seed,
+        method,
+        chunk_size,
+        exact=lambda _, image: image.square().sum(),
+        drawn=lambda _, __, product: product.square().sum(1),
+    )
+
+    def estimate(params: Params, buffers: Buffers, batch: Batch) -> Estimate:
+        value, error = squared(params, buffers, batch)
+        norm = value.sqrt()
+        return Estimate(norm, torch.where(norm > 0, error / (2 * norm), 0.0))
+
+    return estimate

@@ -1,0 +1,66 @@
+"""A matrix as a map of rows in working precision, whatever the shapes and dtypes of params."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure_batchops import checks
+from pure_batchops.operations.gradient_norms import MOST_COMPILED_CHUNKS, NUMBERS_AT_ONCE
+from pure_batchops.trees import leaves, parameter_leaves, rebuilt
+from pure_batchops.types import Batch, Buffers, Operation, Params
+
+
+class RowMap(NamedTuple):
+    """A matrix that multiplies rows.
+
+    Attributes:
+        size: D.
+        multiply: `(K, D) -> (K, D)`, row by row v ↦ m v, both in working precision.
+        like: a tensor without numbers, of the working precision (that of params, at least single) and their device.
+        eps: the rounding of a product, relative: that of the least precise of params.
+    """
+
+    size: int
+    multiply: Callable[[Tensor], Tensor]
+    like: Tensor
+    eps: float
+
+
+def row_map(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> RowMap:
+    """The matrix of the operation at this point.
+
+    Returns:
+        What `RowMap` says.
+
+    Raises:
+        TypeError: if params are not trees of floating-point tensors.
+        ValueError: if there are none, or batch is an iterator over batches.
+    """
+    found = list(parameter_leaves(params).values())
+    sizes, device = [leaf.numel() for leaf in found], found[0].device
+    dtype = torch.float32
+    for leaf in found:
+        dtype = torch.promote_types(dtype, leaf.dtype)
+    # What `at` returns is not to be compiled: torch 2.5 makes zeros of it.
+    product = partial(op, params, buffers, batch) if checks.compiling() else op.at(params, buffers, batch)
+
+    def multiply(rows: Tensor) -> Tensor:
+        parts = zip(rows.split(sizes, 1), found, strict=True)
+        v = [part.reshape(-1, *leaf.shape).to(device=leaf.device, dtype=leaf.dtype) for part, leaf in parts]
+        products = leaves(product(rebuilt(params, v)))
+        flat = [leaf.reshape(-1, size).to(device=device, dtype=dtype) for leaf, size in zip(products, sizes, strict=True)]
+        return torch.cat(flat, 1)
+
+    eps = max(torch.finfo(leaf.dtype).eps for leaf in found)
+    return RowMap(sum(sizes), multiply, torch.empty(0, dtype=dtype, device=device), eps)
+
+
+def spans(count: int, numbers: int, chunk_size: int | None) -> list[tuple[int, int]]:
+    """The chunks `(first, how many)` of that many rows, each row costing the memory of that many numbers."""
+    chunk = chunk_size or max(1, NUMBERS_AT_ONCE // max(1, numbers))
+    if checks.compiling():
+        chunk = max(chunk, -(-count // MOST_COMPILED_CHUNKS))
+    return [(first, min(chunk, count - first)) for first in range(0, count, chunk)]

@@ -1,0 +1,55 @@
+"""The sum of the diagonal."""
+
+from pure_batchops.estimators.probes import Estimator, estimator
+from pure_batchops.types import Operation
+
+
+def trace(
+    op: Operation, *, samples: int = 100, seed: int = 0, method: str = "hutchinson", chunk_size: int | None = None
+) -> Estimator:
+    """The trace, tr A ≈ tr Qᵀ A Q + mean over probes of zᵀ P A P z, with P = I − Q Qᵀ and random signs z.
+
+    `"hutchinson"` has no Q, and holds one chunk of probes. `"hutch++"` spends a third of the products on a sketch of A,
+    Q = qr(A Ω), and a third on A Q, which it holds; its error is the smaller the faster the eigenvalues fall. The signs
+    are a function of the seed alone, the same for every member of an ensemble.
+
+    Args:
+        op: any operation, on a batch or, as `averaged(op)`, on batches that can be read again.
+        samples: the number of products in all, at least 2, for `"hutch++"` at least 4. If these are as many as D, `"hutch++"`
+            takes D products, and the result is exact.
+        seed: of the signs, a whole number.
+        method: `"hutchinson"` or `"hutch++"`.
+        chunk_size: how many probes are multiplied at once; as many as hold 2²² numbers by default. Each chunk of an
+            averaged operation reads all batches once. The estimate does not depend on it.
+
+    Returns:
+        `estimate(params, buffers, batch) -> Estimate(value, standard_error)`, two numbers in the precision of params, at
+        least single. Unbiased, for any square matrix.
+
+    Raises:
+        TypeError: if op is no operation, or samples, seed or chunk_size is no whole number.
+        ValueError: if method is unknown, or there are too few samples for a standard error.
+
+    Examples:
+        Of a diagonal matrix each probe says all:
+
+        >>> import torch
+        >>> from pure_batchops import hessian
+        >>> op = hessian(lambda params, buffers, x: (params * x).square().sum(1))
+        >>> value, standard_error = trace(op, samples=2)(torch.zeros(2), {}, torch.tensor([[1.0, 2.0]]))
+        >>> value, standard_error
+        (tensor(10.), tensor(0.))
+
+    References:
+        Hutchinson (1990), A Stochastic Estimator of the Trace of the Influence Matrix.
+        Meyer, Musco, Musco and Woodruff (2021), Hutch++: Optimal Stochastic Trace Estimation.
+    """
+    return estimator(
+        op,
+        samples,
+        seed,
+        method,
+        chunk_size,
+        exact=lambda basis, image: (basis * image).sum(),
+        drawn=lambda _, left, product: (left * product).sum(1),
+    )
