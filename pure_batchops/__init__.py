@@ -6,6 +6,7 @@
     op ─averaged, resumable──▶ mean_op(params, buffers, batches, v) ─▶ product
     op ─damped, block_diagonal──▶ an op again
     op ─conjugate_gradient, lissa, nystroem, direct──▶ the op that multiplies by the inverse
+    inverse, loss ─influence──▶ influences(params, buffers, train_batches, test_batch) ─▶ (n_test, n_train)
     op ─averaged_with_error──▶ average(params, buffers, batches, v) ─▶ (product, standard error)
     op ─trace, diagonal, frobenius_norm──▶ estimate(params, buffers, batch) ─▶ (value, standard error)
     op ─eigenpairs──▶ pairs(params, buffers, batch) ─▶ (values, vectors, residuals)
@@ -25,6 +26,9 @@ from pure_batchops.estimators.frobenius_norm import frobenius_norm
 from pure_batchops.estimators.linear_operator import linear_operator
 from pure_batchops.estimators.spectral_density import SpectralDensity, spectral_density
 from pure_batchops.estimators.trace import trace
+from pure_batchops.influences.influence import influence
+from pure_batchops.influences.perturbation_influence import perturbation_influence
+from pure_batchops.influences.self_influence import self_influence
 from pure_batchops.losses import sample_losses
 from pure_batchops.models import functional_state, stack_states
 from pure_batchops.operations.batch_operation import batch_operation
@@ -74,6 +78,9 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "average_merge",
     "average_result",
     "resumable",
+    "influence",
+    "self_influence",
+    "perturbation_influence",
     "averaged_with_error",
     "trace",
     "diagonal",
