@@ -3,6 +3,7 @@
 import contextlib
 import datetime as dt
 import os
+import pickle
 import signal
 import time
 
@@ -81,6 +82,8 @@ def ranks(size, folder, timeout=60):
     place = f"file://{folder}/store-{time.monotonic_ns()}"
     pipes = [CONTEXT.Pipe() for _ in range(size)]
     members = [started(_rank, rank, size, place, timeout, pipe) for rank, (_, pipe) in enumerate(pipes)]
+    for _, pipe in pipes:
+        pipe.close()  # so that it ends with the process
 
     def everywhere(function, *arguments, seconds=60, answering=range(size)):
         for pipe, _ in pipes:
@@ -103,8 +106,8 @@ def _answer(pipe, process, deadline):
             return f"ended by {process.exitcode}"
         assert time.monotonic() < deadline, "a rank did not answer in time: it hangs"
     try:
-        return pipe.recv()
-    except EOFError:
+        return pickle.loads(pipe.recv_bytes())
+    except (EOFError, OSError):
         process.join()
         return f"ended by {process.exitcode}"
 
@@ -118,4 +121,4 @@ def _rank(rank, size, place, timeout, pipe):
             answer = function(rank, *arguments)
         except Exception as error:
             answer = error if type(error).__module__ == "builtins" else RuntimeError(repr(error))
-        pipe.send(answer)
+        pipe.send_bytes(pickle.dumps(answer))  # numbers and all: shared memory would need the process to stay

@@ -2,6 +2,7 @@
 
 import errno
 import random
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -46,16 +47,19 @@ def test_average_killed_twenty_times_is_bit_for_bit_that_of_no_interruption(tmp_
     expected = pb.averaged(op, weight)(*arguments)
     moments, path, product = random.Random(0), tmp_path / "state.pt", tmp_path / "product.pt"
     reached = []
-    for _ in range(KILLS):
+    for turn in range(KILLS):
         ready = processes.CONTEXT.Event()
         process = processes.started(processes.resumed, path, 3, count, pause, ready)
         assert ready.wait(60)
-        process.join(moments.uniform(0, 0.1))
+        deadline = time.monotonic() + 30
+        while turn % 2 and done(path) == reached[-1] and time.monotonic() < deadline:
+            time.sleep(0.002)  # every other one gets somewhere, however busy the machine
+        process.join(moments.uniform(0, 0.05))
         assert process.is_alive(), "the job was done before it was killed: make it longer"
         processes.kill(process)
         reached.append(done(path))
     assert reached == sorted(reached)
-    assert len(set(reached)) > KILLS // 4  # it was killed at work
+    assert len(set(reached)) >= KILLS // 2
     assert reached[-1] < count
     last = processes.started(processes.resumed, path, 3, count, pause, ready, product)
     assert processes.ended([last], 60) == [0]
