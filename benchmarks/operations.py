@@ -18,9 +18,10 @@ from pure_batchops import (
 REGULARIZATION = 0.1
 
 
-def _layers(problem: Problem) -> list[str]:
-    """A pattern for each layer: the parameters of one module."""
-    return [f"{layer}.*" for layer in dict.fromkeys(name.rpartition(".")[0] for name in problem.params)]
+def _layers(problem: Problem) -> list[list[str]]:
+    """The names of the parameters of each module that has some of its own."""
+    modules = dict.fromkeys(name.rpartition(".")[0] for name in problem.params)
+    return [[name for name in problem.params if name.rpartition(".")[0] == module] for module in modules]
 
 
 def _hessian(problem: Problem, mode: str) -> Operation:

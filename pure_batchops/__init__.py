@@ -3,8 +3,10 @@
     nn.Module ─functional_state─▶ (params, buffers)              plain dicts of tensors
     nn.Module ─sample_losses────▶ loss(params, buffers, batch) ─▶ (n,)
     loss ─hessian, gauss_newton, …─▶ op(params, buffers, batch, v) ─▶ product, in the form of v
-    op ─averaged──▶ mean_op(params, buffers, batches, v) ─▶ product
+    op ─averaged, resumable──▶ mean_op(params, buffers, batches, v) ─▶ product
     op ─damped, block_diagonal──▶ an op again
+    op ─conjugate_gradient, lissa, nystroem, direct──▶ the op that multiplies by the inverse
+    inverse, loss ─influence──▶ influences(params, buffers, train_batches, test_batch) ─▶ (n_test, n_train)
     op ─averaged_with_error──▶ average(params, buffers, batches, v) ─▶ (product, standard error)
     op ─trace, diagonal, frobenius_norm──▶ estimate(params, buffers, batch) ─▶ (value, standard error)
     op ─eigenpairs──▶ pairs(params, buffers, batch) ─▶ (values, vectors, residuals)
@@ -14,6 +16,7 @@ Everything that multiplies has the signature `(params, buffers, batch, v) -> pro
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
 """
 
+from pure_batchops.average_states import AverageState, average_merge, average_result, average_start, average_step
 from pure_batchops.averages import averaged, chunk_average, point_average, weighted_average
 from pure_batchops.averages_with_error import averaged_with_error
 from pure_batchops.batches import n_points
@@ -23,6 +26,9 @@ from pure_batchops.estimators.frobenius_norm import frobenius_norm
 from pure_batchops.estimators.linear_operator import linear_operator
 from pure_batchops.estimators.spectral_density import SpectralDensity, spectral_density
 from pure_batchops.estimators.trace import trace
+from pure_batchops.influences.influence import influence
+from pure_batchops.influences.perturbation_influence import perturbation_influence
+from pure_batchops.influences.self_influence import self_influence
 from pure_batchops.losses import sample_losses
 from pure_batchops.models import functional_state, stack_states
 from pure_batchops.operations.batch_operation import batch_operation
@@ -34,6 +40,11 @@ from pure_batchops.operations.generalized_gauss_newton import generalized_gauss_
 from pure_batchops.operations.hessian import hessian
 from pure_batchops.operations.inverse_harmonic_mean import inverse_harmonic_mean
 from pure_batchops.operations.monte_carlo_fisher import monte_carlo_fisher
+from pure_batchops.resumable import resumable
+from pure_batchops.solvers.conjugate_gradient import Solution, conjugate_gradient, conjugate_gradient_solution
+from pure_batchops.solvers.direct import direct
+from pure_batchops.solvers.lissa import lissa
+from pure_batchops.solvers.nystroem import nystroem
 from pure_batchops.types import Estimate, Likelihood, Operation, SampleLosses
 
 __all__ = [  # noqa: RUF022  # in the order in which data flows
@@ -55,6 +66,21 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "point_average",
     "n_points",
     "averaged",
+    "conjugate_gradient",
+    "conjugate_gradient_solution",
+    "Solution",
+    "lissa",
+    "nystroem",
+    "direct",
+    "AverageState",
+    "average_start",
+    "average_step",
+    "average_merge",
+    "average_result",
+    "resumable",
+    "influence",
+    "self_influence",
+    "perturbation_influence",
     "averaged_with_error",
     "trace",
     "diagonal",

@@ -3,8 +3,9 @@
 Some labels of scikit-learn's digits are flipped to another class, and a small network is trained on what results, with weight
 decay, so that it does not learn the flips by heart. Then the training points are ranked by self-influence, ∇ℓᵢ · M⁻¹ ∇ℓᵢ: by
 how much the loss of a point falls because the point itself was trained on. M⁻¹ is the inverse harmonic mean of the gradients'
-outer products, averaged over the batches of a DataLoader. A table counts the flipped labels that come first, beside the
-rankings by loss and by gradient norm, and a picture shows the most suspicious digits.
+outer products, averaged over the batches of a DataLoader, or an inverse of the average of these products, by any method. A
+table counts the flipped labels that come first, beside the rankings by loss and by gradient norm, and a picture shows the
+most suspicious digits.
 
 On flips at random the loss alone ranks as well or a little better, whatever the regularization.
 """
@@ -12,7 +13,7 @@ On flips at random the loss alone ranks as well or a little better, whatever the
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ import pure_batchops as pb
 from pure_batchops.digits import SHOWN, Digits, draw, true_digits, with_flips
 
 BATCH, EPOCHS = 128, 30
+POINTS = 600  # the batches of the averages: the larger, the fewer passes
 REGULARIZATION = 0.1  # anything from 0.001 to 10 ranks alike
+METHODS = ("inverse-harmonic-mean", "nystroem")
 SHARES = (0.05, 0.10)
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 STORY = """{count} of {n} handwritten digits were given the label of another class; a small network was trained on all {n}.
@@ -60,10 +63,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"argument --flipped: must be from {least} to {most}, got {options.flipped}")
     digits = with_flips(digits, count=round(options.flipped * n))
     print(STORY.format(count=int(digits.flipped.sum()), n=n), flush=True)  # ahead of the bars of progress
-    scores = suspicions(trained(digits), digits)
+    scores = suspicions(trained(digits), digits, options.method)
     print(table(scores, digits.flipped))
-    draw(scores["self-influence"], digits, "self-influence", options.output)
-    print(f"\nThe {SHOWN} most suspicious digits by self-influence: {options.output}")
+    ranking = next(iter(scores))
+    draw(scores[ranking], digits, ranking, options.output)
+    print(f"\nThe {SHOWN} most suspicious digits by {ranking}: {options.output}")
     return 0
 
 
@@ -79,22 +83,37 @@ def trained(digits: Digits) -> nn.Module:
     return model.eval()
 
 
-def suspicions(model: nn.Module, digits: Digits) -> dict[str, Tensor]:
-    """How suspicious each digit is, in three ways: tensors `(n,)`, larger for the more suspicious."""
+def inverses(loss: pb.SampleLosses) -> dict[str, pb.Operation]:
+    """The inverses to rank by: all are operations on batches."""
+    mean = pb.averaged(pb.gauss_newton(loss))
+    near = pb.nystroem(mean, REGULARIZATION, rank=100)
+    return {
+        "inverse-harmonic-mean": pb.averaged(pb.inverse_harmonic_mean(loss, REGULARIZATION)),
+        "nystroem": near,
+        "conjugate-gradient": pb.conjugate_gradient(mean, REGULARIZATION, tolerance=1e-3, preconditioner=near),
+        "lissa": pb.lissa(mean, REGULARIZATION, depth=50),
+        "direct": pb.direct(mean, REGULARIZATION),
+    }
+
+
+def suspicions(model: nn.Module, digits: Digits, methods: Sequence[str] = METHODS) -> dict[str, Tensor]:
+    """How suspicious each digit is, in several ways: tensors `(n,)`, larger for the more suspicious."""
     params, buffers = pb.functional_state(model)
     loss = pb.sample_losses(model, nn.CrossEntropyLoss())
-    inverse = pb.averaged(pb.inverse_harmonic_mean(loss, REGULARIZATION), progress=progress("influence"))
+    batches = DataLoader(TensorDataset(digits.images, digits.given), POINTS)
+    scores = {}
+    for method in progress("influence")(methods):
+        scores[f"self-influence, {method}"] = pb.self_influence(inverses(loss)[method], loss)(params, buffers, batches)
 
     def one_loss(params: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         return loss(params, buffers, (image[None], label[None]))[0]
 
-    trees = torch.vmap(torch.func.grad(one_loss), (None, 0, 0), chunk_size=BATCH)(params, digits.images, digits.given)
-    gradients = torch.cat([leaf.flatten(1) for leaf in trees.values()], dim=1)  # (n, D): n vectors, multiplied at once
-    batches = DataLoader(TensorDataset(digits.images, digits.given), BATCH)
+    gradients = torch.vmap(torch.func.grad(one_loss), (None, 0, 0))(params, digits.images, digits.given)
+    squares = torch.stack([leaf.flatten(1).square().sum(1) for leaf in gradients.values()])
     return {
-        "self-influence": (gradients * inverse(params, buffers, batches, gradients)).sum(1),
+        **scores,
         "loss": loss(params, buffers, (digits.images, digits.given)),
-        "gradient norm": gradients.norm(dim=1),
+        "gradient norm": squares.sum(0).sqrt(),
     }
 
 
@@ -104,12 +123,12 @@ def table(scores: dict[str, Tensor], flipped: Tensor) -> str:
 
     total, firsts = int(flipped.sum()), [round(share * len(flipped)) for share in SHARES]
     heads = [f"in first {share:.0%} ({first})".replace("%", " %") for share, first in zip(SHARES, firsts, strict=True)]
-    lines = [f"{'ranked by':<16}{heads[0]:>24}{heads[1]:>24}{'area under ROC':>18}"]
+    lines = [f"{'ranked by':<38}{heads[0]:>24}{heads[1]:>24}{'area under ROC':>18}"]
     for name, score in scores.items():
         ranked = flipped[score.argsort(descending=True, stable=True)]
         found = [int(ranked[:first].sum()) for first in firsts]
         cells = [f"{hits} of {total} ({round(100 * hits / total)} %)" for hits in found]
-        lines.append(f"{name:<16}{cells[0]:>24}{cells[1]:>24}{roc_auc_score(flipped, score):>18.3f}")
+        lines.append(f"{name:<38}{cells[0]:>24}{cells[1]:>24}{roc_auc_score(flipped, score):>18.3f}")
     return "\n".join(lines)
 
 
@@ -132,6 +151,9 @@ def option_parser() -> argparse.ArgumentParser:
     default = Path("suspicious_digits.png")
     parser.add_argument("--seed", type=_seed, default=0, help="of the flips and the training (default: %(default)s)")
     parser.add_argument("--flipped", type=_fraction, default=0.05, help="fraction of labels to flip (default: %(default)s)")
+    known = list(inverses(pb.sample_losses(nn.Identity(), nn.MSELoss())))
+    meaning = f"the inverses to rank by, of {', '.join(known)} (default: {' '.join(METHODS)}); the picture is of the first"
+    parser.add_argument("--method", nargs="+", choices=known, default=METHODS, metavar="NAME", help=meaning)
     parser.add_argument("--output", type=_picture, default=default, help="path of the picture (default: %(default)s)")
     return parser
 

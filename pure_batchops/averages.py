@@ -1,15 +1,19 @@
-"""Averages of products, and operations averaged over batches: one fold over a generator."""
+"""Averages of products, and operations averaged over batches: one fold over a generator.
+
+All are folds on the monoid of `average_states`.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 from pure_batchops import checks
+from pure_batchops.average_states import AverageState, average_result, average_start, average_step
 from pure_batchops.batches import n_points
 from pure_batchops.operations.batch_operation import with_at
-from pure_batchops.sums import merged, quotient, weighted
 from pure_batchops.trees import move, parameter_leaves
-from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
+from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Tree, Vector
+from pure_batchops.weighted_products import Progress, Weight, weighted_products
 
 
 def weighted_average(pairs: Iterable[tuple[Tree, float]]) -> Tree:
@@ -32,7 +36,12 @@ def weighted_average(pairs: Iterable[tuple[Tree, float]]) -> Tree:
         >>> weighted_average([(torch.tensor([1.0]), 1), (torch.tensor([4.0]), 2)])
         tensor([3.])
     """
-    return quotient(reduce(merged, (weighted(*_pair(item)) for item in pairs), None))
+    return average_result(average_fold(average_start(), pairs))
+
+
+def average_fold(state: AverageState, pairs: Iterable[tuple[Tree, float]]) -> AverageState:
+    """The state after all the pairs (product, weight)."""
+    return reduce(lambda so_far, item: average_step(so_far, *_pair(item)), pairs, state)
 
 
 def chunk_average(products: Iterable[Tree]) -> Tree:
@@ -84,8 +93,10 @@ def point_average(pairs: Iterable[tuple[Tree, Batch]], batch_dim: int = 0) -> Tr
 
 def averaged(
     op: Operation,
-    weight: Callable[[Batch], float] = n_points,
-    progress: Callable[[Iterable[Batch]], Iterable[Batch]] | None = None,
+    weight: Weight = n_points,
+    progress: Progress | None = None,
+    *,
+    finite: bool = False,
 ) -> Operation:
     """The operation averaged over batches, m(batches) = Σ w(b) m(b) / Σ w(b).
 
@@ -94,6 +105,8 @@ def averaged(
         weight: what a batch counts. By default its points, which makes the average the operation on all the data, over
             any split; `lambda batch: 1` counts every batch the same.
         progress: wraps the stream of batches, `tqdm` for one.
+        finite: whether a product that is not finite is an error, which names the batch. It waits for each product; off, it
+            costs nothing.
 
     Returns:
         `mean_op(params, buffers, batches, v) -> product`: batches is any iterable, read once and one at a time, each batch
@@ -102,7 +115,7 @@ def averaged(
 
     Raises:
         TypeError: if op, weight or progress is no function.
-        ValueError: if there is no batch, or the total weight is zero.
+        ValueError: if there is no batch, or the total weight is zero. Whatever a batch raises says which batch it was.
 
     Examples:
         >>> import torch
@@ -111,12 +124,23 @@ def averaged(
         >>> mean_op(torch.tensor([1.0]), {}, [torch.tensor([1.0, 2.0]), torch.tensor([4.0])], torch.tensor([1.0]))
         tensor([7.])
     """
-    for name, function in (("op", op), ("weight", weight), ("progress", progress or iter)):
-        checks.function(name, function)
+    stream = weighted_products(op, weight, finite=finite)
+    checks.function("progress", progress or iter)
 
     def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Vector:
-        stream = on_device_of(params, batches, progress)
-        return weighted_average((op(params, buffers, batch, v), weight(batch)) for batch in stream)
+        return weighted_average(stream(params, buffers, batches if progress is None else progress(batches), v, 0))
+
+    def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[tuple[LinearMap, float]]:
+        device = next(iter(parameter_leaves(params).values())).device
+        moved = (move(batch, device) for batch in (batches if progress is None else progress(batches)))
+        return ((partial(op, params, buffers, batch), weight(batch)) for batch in moved)
+
+    operation.terms = terms  # type: ignore[attr-defined]  # for a recursion over single batches, as lissa is
+    return averaging(operation)
+
+
+def averaging(operation: Callable[[Params, Buffers, Iterable[Batch], Vector], Vector]) -> Operation:
+    """The operation on batches with its `at`, which reads them for each v."""
 
     def at(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Callable[[Vector], Vector]:
         if isinstance(batches, Iterator):
@@ -125,14 +149,6 @@ def averaged(
         return lambda v: operation(params, buffers, batches, v)
 
     return with_at(operation, at)
-
-
-def on_device_of(
-    params: Params, batches: Iterable[Batch], progress: Callable[[Iterable[Batch]], Iterable[Batch]] | None
-) -> Iterator[Batch]:
-    """The stream of batches, each moved to the device of params when its turn comes."""
-    device = next(iter(parameter_leaves(params).values())).device
-    return (move(batch, device) for batch in (batches if progress is None else progress(batches)))
 
 
 def _pair(item: Any) -> tuple[Any, Any]:

@@ -6,27 +6,27 @@ from typing import NamedTuple
 
 import torch
 
-from pure_batchops import checks, moments, sums
-from pure_batchops.averages import on_device_of
+from pure_batchops import checks, moments
+from pure_batchops.average_states import AverageState, average_merge, average_result, average_start, average_step
 from pure_batchops.batches import n_points
 from pure_batchops.moments import Moments
-from pure_batchops.sums import Weighted
 from pure_batchops.trees import Path, named_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Estimate, Operation, Params, Tree, Vector
+from pure_batchops.weighted_products import Progress, Weight, weighted_products
 
 
 class _State(NamedTuple):
     """What is kept of the products t with weights w: their weighted sum, their moments for the weights w², their number."""
 
-    total: Weighted
+    total: AverageState
     spread: dict[Path, Moments]
     batches: int
 
 
 def averaged_with_error(
     op: Operation,
-    weight: Callable[[Batch], float] = n_points,
-    progress: Callable[[Iterable[Batch]], Iterable[Batch]] | None = None,
+    weight: Weight = n_points,
+    progress: Progress | None = None,
 ) -> Callable[[Params, Buffers, Iterable[Batch], Vector], Estimate]:
     """The operation averaged over n batches, t̄ = Σ wᵢ tᵢ / Σ wᵢ, with its standard error.
 
@@ -56,45 +56,44 @@ def averaged_with_error(
     References:
         Cochran (1977), Sampling Techniques, section 6.3: a mean over clusters of unequal size is a ratio.
     """
-    for name, function in (("op", op), ("weight", weight), ("progress", progress or iter)):
-        checks.function(name, function)
+    stream = weighted_products(op, weight, finite=False)
+    checks.function("progress", progress or iter)
 
     def average(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Estimate:
-        stream = on_device_of(params, batches, progress)
-        return _estimate(reduce(_merged, (_state(op(params, buffers, batch, v), weight(batch)) for batch in stream), None))
+        pairs = stream(params, buffers, batches if progress is None else progress(batches), v, 0)
+        return _estimate(reduce(_merged, (_state(*pair) for pair in pairs), None))
 
     return average
 
 
 def _state(product: Tree, weight: float) -> _State:
-    total = sums.weighted(product, weight)
-    wide = {path: leaf.dtype for path, leaf in named_leaves(total[0]).items()}
+    total = average_step(average_start(), product, weight)
+    wide = {path: leaf.dtype for path, leaf in named_leaves(total.total).items()}
     spread = {
-        path: Moments(total[2] ** 2, leaf.to(wide[path]), torch.zeros_like(leaf, dtype=wide[path]))
+        path: Moments(total.weight**2, leaf.to(wide[path]), torch.zeros_like(leaf, dtype=wide[path]))
         for path, leaf in named_leaves(product).items()
     }
-    return _State(total, spread, int(total[2] > 0))
+    return _State(total, spread, int(total.weight > 0))
 
 
 def _merged(one: _State | None, other: _State) -> _State:
     if one is None:
         return other
-    total = sums.merged(one.total, other.total)  # which refuses products that differ
+    total = average_merge(one.total, other.total)  # which refuses products that differ
     spread = {path: moments.merged(leaf, other.spread[path]) for path, leaf in one.spread.items()}
     return _State(total, spread, one.batches + other.batches)
 
 
 def _estimate(state: _State | None) -> Estimate:
-    mean = sums.quotient(None if state is None else state.total)
+    mean = average_result(average_start() if state is None else state.total)
     n = 0 if state is None else state.batches
     if state is None or n < 2:
         msg = f"batches must be at least two that count, to have a standard error, got {n}"
         raise ValueError(msg)
-    total, like, weight = state.total
-    means = {path: leaf / weight for path, leaf in named_leaves(total).items()}
+    total, weight = state.total.total, state.total.weight
     errors = []
-    for path, leaf in named_leaves(like).items():
+    for (path, leaf), dtype in zip(named_leaves(total).items(), state.total.dtypes, strict=True):
         found = state.spread[path]
-        about = found.squares + (found.mean - means[path]).square() * found.weight  # about t̄, not the mean for weights w²
-        errors.append(((about * n / (n - 1)).sqrt() / weight).to(leaf.dtype))
-    return Estimate(mean, rebuilt(like, errors))
+        about = found.squares + (found.mean - leaf / weight).square() * found.weight  # about t̄, not the mean for weights w²
+        errors.append(((about * n / (n - 1)).sqrt() / weight).to(dtype))
+    return Estimate(mean, rebuilt(total, errors))

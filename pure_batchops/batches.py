@@ -1,6 +1,6 @@
 """Batches: their two parts, and how many samples they hold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -97,3 +97,18 @@ def split(batch: Batch, n: int, axis: int) -> tuple[Callable[..., Batch], list[T
 def has_axis(leaf: Any) -> bool:
     """Whether a leaf is a tensor with axes."""
     return isinstance(leaf, Tensor) and leaf.dim() > 0
+
+
+def chunks(batch: Batch, size: int, axis: int = 0) -> Iterator[Batch]:
+    """The batch in parts of at most so many samples; what has another length along the axis is shared by all parts."""
+    flat, spec = tree_flatten(batch)
+    n = n_points(batch, axis)
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        parts = [
+            part.narrow(axis, start, stop - start)
+            if isinstance(part, Tensor) and -part.dim() <= axis < part.dim() and part.shape[axis] == n
+            else part
+            for part in flat
+        ]
+        yield tree_unflatten(parts, spec)

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,20 +11,38 @@ from torch import Tensor
 
 def positive(name: str, value: Any) -> float | Tensor:
     """A positive finite number, or a 0-dim floating-point tensor, whose value is not read (it may be vmapped)."""
+    return _number(name, value, "positive", lambda number: number > 0)
+
+
+def not_negative(name: str, value: Any) -> float | Tensor:
+    """A finite number of at least zero, or a 0-dim floating-point tensor, whose value is not read."""
+    return _number(name, value, "not negative", lambda number: number >= 0)
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number between 0 and 1."""
+    number = float(_number(name, value, "positive", lambda number: number > 0))
+    if number >= 1:
+        msg = f"{name} must be less than 1, got {value!r}"
+        raise ValueError(msg)
+    return number
+
+
+def _number(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> float | Tensor:
     if isinstance(value, Tensor):
         if value.dim() != 0 or not value.is_floating_point():
             msg = (
-                f"{name} must be a positive number or a 0-dim floating-point tensor, got a tensor of shape "
+                f"{name} must be a {rule} number or a 0-dim floating-point tensor, got a tensor of shape "
                 f"{tuple(value.shape)} and dtype {value.dtype}; use torch.vmap for several values"
             )
             raise ValueError(msg)
         return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        msg = f"{name} must be a positive number or a 0-dim floating-point tensor, got {value!r}"
+        msg = f"{name} must be a {rule} number or a 0-dim floating-point tensor, got {value!r}"
         raise TypeError(msg)
     number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        msg = f"{name} must be positive and finite, got {value!r}"
+    if not (math.isfinite(number) and holds(number)):
+        msg = f"{name} must be {rule} and finite, got {value!r}"
         raise ValueError(msg)
     return number
 
@@ -43,6 +62,13 @@ def function(name: str, value: Any) -> None:
     """Something that can be called."""
     if not callable(value):
         msg = f"{name} must be a function, got {type(value).__name__}"
+        raise TypeError(msg)
+
+
+def boolean(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        msg = f"{name} must be True or False, got {value!r}"
         raise TypeError(msg)
 
 
@@ -72,3 +98,23 @@ def axis(name: str, value: Any) -> int:
 
 compiling = getattr(torch.compiler, "is_compiling", lambda: False)
 """Whether torch.compile is tracing (torch before 2.3 cannot compile the operations, nor say so)."""
+
+
+def derivatives() -> None:
+    """A mode in which derivatives are taken: within torch.inference_mode older versions of torch.func find zeros."""
+    if torch.is_inference_mode_enabled() and float(torch.func.grad(torch.square)(torch.ones(()))) != 2:
+        msg = (
+            f"products must be taken outside of torch.inference_mode, in which torch {torch.__version__} takes every "
+            "derivative of torch.func for zero; use torch.no_grad"
+        )
+        raise RuntimeError(msg)
+
+
+def readable(holds: Tensor) -> bool | None:
+    """The value of a tensor; None under vmap, where there is no one answer, and under torch.compile."""
+    if compiling():
+        return None
+    try:
+        return bool(holds)
+    except RuntimeError:
+        return None

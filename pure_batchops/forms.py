@@ -1,12 +1,12 @@
 """The four forms of a vector: a tree like params, K of them on leading axes, flat, and K flat rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pure_batchops.trees import Path, leaves, named, parameter_leaves, rebuilt, same_leaves
+from pure_batchops.trees import Path, leaves, map_leaves, named, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Params, Tree, Vector
 
 
@@ -18,6 +18,7 @@ class Form(NamedTuple):
         tree: when called, the vector as a tree in the order of params, K of them with a leading axis on every leaf.
         rows: when called, the vectors as rows, `(K, D)`, one as `(1, D)`.
         of_tree: a product that is such a tree, in the form of the vector.
+        of_trees: K products, each a tree like params, in the form of the vector.
         of_rows: a product that is such rows, in the form of the vector.
     """
 
@@ -25,6 +26,7 @@ class Form(NamedTuple):
     tree: Callable[[], Tree]
     rows: Callable[[], Tensor]
     of_tree: Callable[[Tree], Vector]
+    of_trees: Callable[[Iterable[Tree]], Vector]
     of_rows: Callable[[Tensor], Vector]
 
 
@@ -65,6 +67,7 @@ def vector_form(params: Params, v: Vector) -> Form:
         lambda: rebuilt(params, found),
         rows,
         lambda product: product,
+        lambda products: map_leaves(lambda *parts: torch.stack(parts), *products),
         lambda product: rebuilt(params, _parts(product, lead, expected)),
     )
 
@@ -84,11 +87,15 @@ def _flat_form(params: Params, expected: dict[Path, Tensor], v: Tensor) -> Form:
         sized = zip(leaves(product), expected.values(), strict=True)
         return torch.cat([leaf.reshape(*lead, like.numel()) for leaf, like in sized], -1)
 
+    def of_trees(products: Iterable[Tree]) -> Tensor:
+        return torch.stack([torch.cat([leaf.reshape(-1) for leaf in leaves(product)]) for product in products])
+
     return Form(
         v.shape[0] if lead else None,
         lambda: rebuilt(params, _parts(v, lead, expected)),
         lambda: v if lead else v[None],
         of_tree,
+        of_trees,
         lambda product: product if lead else product[0],
     )
 

@@ -1,5 +1,6 @@
 """Every law × every average."""
 
+import io
 from functools import reduce
 
 import pytest
@@ -225,3 +226,91 @@ def test_averaged_refuses_an_iterator_for_many_products_and_a_used_up_stream():
         pb.averaged(None)
     with pytest.raises(TypeError, match="weight must be a function"):
         pb.averaged(pb.hessian(p.loss), weight=3)
+
+
+def state_of(pairs):
+    return reduce(lambda state, pair: pb.average_step(state, *pair), pairs, pb.average_start())
+
+
+weighted = st.lists(st.tuples(st.integers(0, 4), seeds), max_size=5)
+
+
+@given(one=weighted, other=weighted, third=weighted)
+def test_states_are_a_monoid_and_merge_to_the_average_of_all(one, other, third):
+    groups = [[(products(1, seed)[0], weight) for weight, seed in group] for group in (one, other, third)]
+    a, b, c = map(state_of, groups)
+    left, right = pb.average_merge(pb.average_merge(a, b), c), pb.average_merge(a, pb.average_merge(b, c))
+    assert_close(left[:3], right[:3])
+    assert_close(pb.average_merge(a, pb.average_start())[:3], a[:3], rtol=0, atol=0)
+    assert_close(pb.average_merge(pb.average_start(), a)[:3], a[:3], rtol=0, atol=0)
+    pairs = [pair for group in groups for pair in group]
+    assert left.batches == len(pairs)
+    if sum(weight for _, weight in pairs):
+        assert_close(pb.average_result(left), pb.weighted_average(pairs))
+    else:
+        with pytest.raises(ValueError, match="total weight must be positive" if pairs else "nothing to average"):
+            pb.average_result(left)
+
+
+@given(count=st.integers(1, 5), seed=seeds, stop=st.integers(0, 5))
+def test_state_that_was_saved_goes_on_bit_for_bit(count, seed, stop):
+    drawn = [({"a": product.float(), "b": [product]}, i) for i, product in enumerate(products(count, seed), 1)]
+    first = state_of(drawn[:stop])
+    with io.BytesIO() as file:
+        torch.save(first._asdict(), file)
+        file.seek(0)
+        loaded = pb.AverageState(**torch.load(file, weights_only=True))
+    found = pb.average_result(reduce(lambda state, pair: pb.average_step(state, *pair), drawn[stop:], loaded))
+    assert_close(found, pb.weighted_average(drawn), rtol=0, atol=0)
+
+
+def test_states_stay_as_they_are_and_refuse_other_products():
+    state = state_of([(torch.ones(2), 1)])
+    pb.average_merge(state, state)
+    pb.average_step(state, torch.ones(2))
+    pb.average_result(state).add_(1)
+    assert_close(state.total, torch.ones(2, dtype=torch.float64))
+    for other in (torch.ones(3), torch.ones(2).double(), {"a": torch.ones(2)}):
+        with pytest.raises(ValueError, match="must have"):
+            pb.average_merge(state, state_of([(other, 1)]))
+
+
+class OddError(Exception):
+    """An error that takes no message."""
+
+    def __init__(self, one, other):
+        super().__init__(one, other)
+
+
+def test_error_of_a_batch_says_which_batch_it_was():
+    p = problem("perceptron", 6)
+    v = torch.ones(p.numbers, dtype=torch.float64)
+    batches = [tuple(part[i : i + 2] for part in p.batch) for i in (0, 2, 4)]
+    broken = [*batches[:2], (batches[2][0], batches[2][1][:1])]
+    mean_op = pb.averaged(pb.hessian(p.loss))
+    with pytest.raises(ValueError, match=r"got the shapes .* \(in batch 2 of the average, the first being 0\)") as caught:
+        mean_op(p.params, p.buffers, broken, v)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+    def failing(error):
+        yield from batches
+        raise error
+
+    for error, kind, message in (
+        (OSError(2, "no such file"), OSError, "no such file.*batch 3"),
+        (KeyError("x"), KeyError, "'x'.*batch 3"),
+        (OddError(1, 2), RuntimeError, r"OddError: \(1, 2\) \(in batch 3"),
+    ):
+        with pytest.raises(kind, match=message):
+            mean_op(p.params, p.buffers, failing(error), v)
+
+
+def test_product_that_is_not_finite_names_the_batch_by_option():
+    op = pb.batch_operation(lambda params, buffers, x: lambda v: {"w": v["w"] / x})
+    params, batches = {"w": torch.ones(2)}, [torch.ones(1), torch.zeros(1)]
+    with pytest.raises(ValueError, match=r"must be finite, got inf at 'w'; .* \(in batch 1 of"):
+        pb.averaged(op, finite=True)(params, {}, batches, params)
+    assert pb.averaged(op)(params, {}, batches, params)["w"].isinf().all()
+    assert_close(pb.averaged(op, finite=True)(params, {}, batches[:1], params), params)
+    with pytest.raises(TypeError, match="finite must be True or False"):
+        pb.averaged(op, finite="no")

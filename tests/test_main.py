@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib", reason="the main job draws with matplotlib, an
 
 from pure_batchops import __main__ as job
 
-RANKINGS = ["self-influence", "loss", "gradient norm"]
+RANKINGS = ["self-influence, inverse-harmonic-mean", "self-influence, nystroem", "loss", "gradient norm"]
 CELL = r"(\d+) of (\d+) \((\d+) %\)"
 
 
@@ -57,13 +57,13 @@ def test_flipped_labels_are_found_far_above_chance(run):
 
 def test_output_says_what_is_seen(run):
     assert run.out.startswith("90 of 1797 handwritten digits were given the label of another class")
-    assert run.out.endswith("The 32 most suspicious digits by self-influence: OUTPUT\n")
+    assert run.out.endswith("The 32 most suspicious digits by self-influence, inverse-harmonic-mean: OUTPUT\n")
     assert "in first 5 % (90)     in first 10 % (180)    area under ROC" in run.out
 
 
 def test_columns_are_aligned(run):
     _, table, _ = run.out.split("\n\n")
-    assert [line[:14].strip() for line in table.splitlines()] == ["ranked by", *RANKINGS]
+    assert [line[:38].strip() for line in table.splitlines()] == ["ranked by", *RANKINGS]
     assert len({len(line) for line in table.splitlines()}) == 1
 
 
@@ -137,6 +137,7 @@ def test_flips_are_as_many_as_asked_each_to_another_class():
         (["--output", "9" * 300 + ".png"], "File name too long"),
         (["--output", "digits.txt"], "--output: must end in one of .png"),
         (["--output", "digits"], "--output: must end in one of .png"),
+        (["--method", "magic"], "argument --method: invalid choice: 'magic'"),
         (["--more"], "unrecognized arguments"),
     ],
 )
@@ -194,7 +195,14 @@ def test_scores_are_those_of_the_definition():
     identity = torch.eye(650, dtype=torch.float64)
     damped = [torch.outer(row, row).double() + job.REGULARIZATION * identity for row in rows]
     inverse = sum(torch.linalg.inv(matrix) for matrix in damped) / len(rows)
-    scores = job.suspicions(model.eval(), digits)
+    scores = job.suspicions(model.eval(), digits, list(job.inverses(lambda *_: None)))
     expected = ((rows.double() @ inverse) * rows).sum(1).float()
-    torch.testing.assert_close(scores["self-influence"], expected, rtol=1e-4, atol=1e-4)  # float32 against float64
+    found = scores["self-influence, inverse-harmonic-mean"]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # float32 against float64
+    matrix = rows.T.double() @ rows.double() / len(rows) + job.REGULARIZATION * identity
+    expected = (torch.linalg.solve(matrix, rows.T.double()).T * rows).sum(1).float()
+    torch.testing.assert_close(scores["self-influence, direct"], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores["self-influence, nystroem"], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(scores["self-influence, conjugate-gradient"], expected, rtol=1e-2, atol=1e-2)
+    assert torch.corrcoef(torch.stack([scores["self-influence, lissa"], expected]))[0, 1] > 0.8  # cut off after 50 steps
     torch.testing.assert_close(scores["gradient norm"], rows.norm(dim=1))

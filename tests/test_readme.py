@@ -18,7 +18,7 @@ COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 5)
 def test_code_of_the_readme_runs_from_top_to_bottom(monkeypatch):
     compiler = torch.compile  # without code generation, which needs a C++ compiler and half a minute
     monkeypatch.setattr(
-        torch, "compile", lambda op, **options: compiler(op, backend="aot_eager", **options) if COMPILES else op
+        torch, "compile", lambda op, **options: compiler(op, **{"backend": "aot_eager", **options}) if COMPILES else op
     )
     names: dict = {}
     printed = io.StringIO()

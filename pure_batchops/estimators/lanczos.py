@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pure_batchops.checks import readable
 from pure_batchops.estimators.rows import RowMap
-from pure_batchops.operations.gradient_norms import readable
 from pure_batchops.operations.noise import uniform
 
 

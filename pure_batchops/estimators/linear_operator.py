@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
+from pure_batchops.checks import readable
 from pure_batchops.estimators.rows import RowMap, row_map
-from pure_batchops.operations.gradient_norms import readable
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
 

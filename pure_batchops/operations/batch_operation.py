@@ -118,8 +118,7 @@ def _products(multiplication: Multiplication, form: Form, chunk: int | None) -> 
     chunk = chunk or max(1, together // max(1, sum(leaf[0].numel() for leaf in leaves(tree))))
     if chunk > 1:
         return form.of_tree(torch.vmap(multiply, chunk_size=min(chunk, form.vectors))(tree))
-    each = [multiply(map_leaves(lambda leaf, i=i: leaf[i], tree)) for i in range(form.vectors)]
-    return form.of_tree(map_leaves(lambda *rows: torch.stack(rows), *each))
+    return form.of_trees(multiply(map_leaves(lambda leaf, i=i: leaf[i], tree)) for i in range(form.vectors))
 
 
 def _explained(at: Callable[..., Multiplication], *arguments: Any) -> Multiplication:
@@ -144,6 +143,7 @@ def _explained(at: Callable[..., Multiplication], *arguments: Any) -> Multiplica
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*inputs: Any) -> Any:
+            checks.derivatives()
             try:
                 return function(*inputs)
             except RuntimeError as error:

@@ -33,7 +33,8 @@ def dense(op: Operation) -> Callable[[Params, Buffers, Batch], Tensor]:
 
     def matrix(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
         found = list(parameter_leaves(params).values())
-        unit_vectors = torch.eye(sum(leaf.numel() for leaf in found), dtype=found[0].dtype, device=found[0].device)
+        # torch 2.1 has no bfloat16 identity
+        unit_vectors = torch.eye(sum(leaf.numel() for leaf in found), device=found[0].device).to(found[0].dtype)
         product: Tensor = op(params, buffers, batch, unit_vectors)
         return product.mT.contiguous()
 

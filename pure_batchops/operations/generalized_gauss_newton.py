@@ -4,13 +4,13 @@ from collections.abc import Callable
 from functools import partial
 
 from torch import nn
-from torch.func import grad, vjp
 
 from pure_batchops import checks
 from pure_batchops.batches import length, pair
 from pure_batchops.criteria import output_losses
 from pure_batchops.forwards import pure_forward
 from pure_batchops.operations.batch_operation import batch_operation
+from pure_batchops.operations.hessian import hessian_of
 from pure_batchops.operations.jacobian import jacobian
 from pure_batchops.trees import map_leaves
 from pure_batchops.types import Batch, Buffers, Criterion, Forward, LinearMap, Operation, Params, Tree
@@ -57,8 +57,7 @@ def generalized_gauss_newton(
     criteria = output_losses(criterion, axis)
 
     def curvature(outputs: Tree, targets: Tree) -> LinearMap:
-        _, pullback = vjp(grad(lambda o: criteria(o, targets).sum()), outputs)  # samples apart: one block for each
-        return lambda u: pullback(u)[0]
+        return hessian_of(lambda o: criteria(o, targets).sum(), outputs)  # samples apart: one block for each
 
     return curvature_of_outputs(model, curvature, batch_dim=axis, chunk_size=chunk_size)
 

@@ -60,7 +60,7 @@ def _squared_norm(gradient: Any) -> Tensor:
 
 def _refuse_mixed(norms: Tensor, alone: Tensor, losses: Tensor) -> Tensor:
     same = same_losses(alone, losses)
-    if readable(same.all()) is False:
+    if checks.readable(same.all()) is False:
         worst = int((alone - losses).abs().argmax())
         msg = (
             f"loss must give a sample the same value alone as in its batch: sample {worst} has "
@@ -77,13 +77,3 @@ def same_losses(alone: Tensor, losses: Tensor) -> Tensor:
     tolerance = torch.finfo(losses.dtype).eps ** (1 / 3)
     same = (alone - losses).abs() <= tolerance * (1 + losses.abs())
     return same | ~torch.isfinite(losses)  # what is not finite speaks for itself
-
-
-def readable(holds: Tensor) -> bool | None:
-    """The value of a tensor; None under vmap, where there is no one answer, and under torch.compile."""
-    if checks.compiling():
-        return None
-    try:
-        return bool(holds)
-    except RuntimeError:
-        return None

@@ -11,7 +11,8 @@ from torch.func import grad, jacrev, jvp, vjp
 from pure_batchops import checks
 from pure_batchops.losses import mean_loss
 from pure_batchops.operations.batch_operation import batch_operation
-from pure_batchops.trees import leaves, map_leaves
+from pure_batchops.operations.recording import alone_or, recorded_pull, recording
+from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, SampleLosses, Tree
 
 Gradient = Callable[[Params], Tree]
@@ -54,13 +55,25 @@ def hessian(loss: SampleLosses, *, mode: str = "reverse_over_reverse", chunk_siz
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
         # Forward mode's zero tensors have no storage: inductor's code for them reads from nowhere and dies.
-        way = _reverse_over_reverse if mode == "forward_over_reverse" and checks.compiling() else _MODES[mode]
+        way = hessian_of if mode == "forward_over_reverse" and checks.compiling() else _MODES[mode]
         return way(partial(mean, buffers=buffers, batch=batch), params)
 
     return batch_operation(at, chunk_size=chunk_size)
 
 
-def _reverse_over_reverse(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
+def hessian_of(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
+    """V ↦ ∇²f(params) v, reverse over reverse."""
+    found = recording(function, params)
+    if found is None:
+        return _transformed(function, params)
+    with torch.enable_grad():
+        gradient = recorded_pull([found.value], found.inputs, [torch.ones_like(found.value)], record=True)
+    return alone_or(
+        lambda v: rebuilt(params, recorded_pull(gradient, found.inputs, leaves(v))), partial(_transformed, function, params)
+    )
+
+
+def _transformed(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
     _, pullback = vjp(grad(function), params)
     return lambda v: pullback(v)[0]
 
@@ -101,7 +114,7 @@ def _norm(tree: Tree) -> Tensor:
 
 
 _MODES = {
-    "reverse_over_reverse": _reverse_over_reverse,
+    "reverse_over_reverse": hessian_of,
     "forward_over_reverse": _forward_over_reverse,
     "reverse_over_forward": _reverse_over_forward,
     "finite_difference": _finite_difference,

@@ -13,7 +13,8 @@ import torch
 from torch.func import vjp
 
 from pure_batchops import checks
-from pure_batchops.trees import map_leaves
+from pure_batchops.operations.recording import alone_or, recorded_pull, recording
+from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
 
@@ -27,6 +28,26 @@ class Jacobian(NamedTuple):
 
 def jacobian(function: Callable[[Params], Tree], params: Params) -> Jacobian:
     """The Jacobian of a function at params, never formed."""
+    found = recording(function, params)
+    if found is None:
+        return _transformed(function, params)
+    value, inputs = leaves(found.value), found.inputs
+    start = [torch.zeros_like(leaf).requires_grad_() for leaf in value]
+    with torch.enable_grad():
+        pulled = recorded_pull(value, inputs, start, record=True)
+    return Jacobian(
+        rebuilt(found.value, [leaf.detach() for leaf in value]),
+        alone_or(
+            lambda v: rebuilt(found.value, recorded_pull(pulled, start, leaves(v))),
+            lambda: _transformed(function, params).push,
+        ),
+        alone_or(
+            lambda u: rebuilt(params, recorded_pull(value, inputs, leaves(u))), lambda: _transformed(function, params).pull
+        ),
+    )
+
+
+def _transformed(function: Callable[[Params], Tree], params: Params) -> Jacobian:
     value, pullback = vjp(function, params)
 
     def pull(u: Tree) -> Tree:

@@ -69,6 +69,20 @@ def pulled(use: Use, u: Tensor, like: Tensor) -> Tensor:
     return use.layer.gradient(use.x, use.delta * scale, like)
 
 
+def weight_gradients(use: Use, like: Tensor) -> Tensor:
+    """The gradients of the weight, one of each sample, `(n, …)`."""
+    layer, x, delta = use
+    if layer is _LINEAR:
+        return delta.reshape(len(delta), -1, delta.shape[-1]).mT @ x.reshape(len(x), -1, x.shape[-1])
+    return torch.vmap(lambda x, delta: layer.gradient(x[None], delta[None], like))(x, delta)
+
+
+def bias_gradients(use: Use, like: Tensor) -> Tensor:
+    """The gradients of the bias, which is added to the last axis of a linear layer's outputs, of others to the second."""
+    delta = use.delta if use.layer is _LINEAR else use.delta.movedim(1, -1)
+    return delta.reshape(len(delta), -1, len(like)).sum(1)
+
+
 def squared_norms(uses: list[Use], like: Tensor) -> Tensor:
     """‖∇ℓᵢ‖² of the weight that all these uses share, `(n,)`, in at least single precision."""
     (layer, x, delta), *more = uses

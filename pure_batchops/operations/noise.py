@@ -1,4 +1,4 @@
-"""Uniform noise and random signs as pure functions of a seed and a place.
+"""Noise as a pure function of a seed and a place.
 
 torch's generators have state: under vmap they are refused, and torch.compile cannot trace them.
 """
@@ -26,6 +26,12 @@ def uniform(seed: int, shape: tuple[int, ...], like: Tensor, *, start: int = 0) 
     places = torch.arange(start, start + math.prod(shape), dtype=torch.int64, device=like.device)
     high, low = (_hashed(places, seed + (word << 62)) for word in (1, 2))
     return ((high * 2**20 + (low >> 12)).double() / 2**52 + 2**-53).reshape(shape)
+
+
+def normal(seed: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Independent standard normal numbers, in the dtype of `like` or, if that is less, single precision."""
+    numbers = torch.erfinv(2 * uniform(seed, shape, like) - 1) * math.sqrt(2)
+    return numbers.to(torch.promote_types(like.dtype, torch.float32))
 
 
 def signs(seed: int, rows: int, size: int, like: Tensor, *, start: int = 0) -> Tensor:

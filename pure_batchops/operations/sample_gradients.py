@@ -11,8 +11,9 @@ from pure_batchops import checks
 from pure_batchops.batches import length, pair, split
 from pure_batchops.forms import is_uniform
 from pure_batchops.losses import each_loss
-from pure_batchops.operations.gradient_norms import readable, same_losses, squared_gradient_norms
+from pure_batchops.operations.gradient_norms import same_losses, squared_gradient_norms
 from pure_batchops.operations.jacobian import jacobian
+from pure_batchops.operations.layer_records import recorded_layers
 from pure_batchops.operations.layers import pulled, pushed, squared_norms, wide
 from pure_batchops.operations.taps import Tapped, plan, tapped_gradients
 from pure_batchops.trees import leaves, rebuilt
@@ -60,6 +61,9 @@ def sample_gradients(
     losses = partial(each_loss(loss), buffers=buffers, batch=batch)
     if held > 0 and sample_chunk_size is None:
         known = getattr(loss, "independent", False)
+        recorded = recorded_layers(loss, params, buffers, batch, held) if known else None
+        if recorded is not None:
+            return _from(recorded, 1.0, params)
         found = _of_single_samples(loss, params, buffers, batch, None if known else losses(params), held)
         if found is not None:
             return found
@@ -114,7 +118,7 @@ def _trust(tapped: Tapped, losses: Tensor | None) -> Tensor | float | None:
     right = torch.ones_like(tapped.losses, dtype=torch.bool) if losses is None else same_losses(tapped.losses, losses)
     if tapped.hidden is not None:
         right = right & (tapped.hidden == 0)
-    holds = readable(right.all())
+    holds = checks.readable(right.all())
     if holds is None:
         return torch.where(right, 1.0, torch.nan)
     return 1.0 if holds else None

@@ -38,7 +38,7 @@ class Tapped(NamedTuple):
     hidden: Tensor | None
 
 
-class _Calls(TorchFunctionMode):
+class Calls(TorchFunctionMode):
     """Hands each call of a function of torch to `handle(function, args, kwargs)`."""
 
     def __init__(self, handle: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> None:
@@ -104,7 +104,7 @@ def plan(loss_of_one: Callable[..., Tensor], leaves: list[Tensor], sample: list[
             others.update(touched)
         return result
 
-    with _Calls(handle):
+    with Calls(handle):
         loss_of_one(watched, *sample)
     return [call for call in calls if call[0] not in others]
 
@@ -146,7 +146,7 @@ def tapped_gradients(loss_of_one: Callable[..., Tensor], leaves: list[Tensor], s
             layers.append((number, layer[0]))
             return output
 
-        with _Calls(handle):
+        with Calls(handle):
             loss = loss_of_one([weights[i] if i in weights else rest[i] for i in range(len(leaves))], *sample)
         return loss, inputs
 

@@ -1,0 +1,1 @@
+"""Inverses between the gradients of single samples: one file, one kind of influence."""

@@ -1,0 +1,99 @@
+"""The same derivatives by plain autograd, at half the cost of torch.func's where models are small.
+
+It serves where nothing else looks on: no transform of torch.func, no compiler, no autograd of the caller. Elsewhere, there
+is no recording, and the transforms of torch.func, which nest, are taken.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure_batchops import checks
+from pure_batchops.trees import leaves, rebuilt
+from pure_batchops.types import LinearMap, Params, Tree
+
+
+class Recording(NamedTuple):
+    """The value of a function, recorded by autograd, and the leaves that it was computed from."""
+
+    value: Tree
+    inputs: list[Tensor]
+
+
+def recording(function: Callable[[Params], Tree], params: Params) -> Recording | None:
+    """The function at params, recorded; None where something else looks on."""
+    if not nothing_looks_on(params):
+        return None
+    inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
+    with torch.enable_grad():
+        value = function(rebuilt(params, inputs))
+    outputs = leaves(value)
+    if not all(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in outputs):
+        return None
+    return None if has_others(outputs, inputs) else Recording(value, inputs)
+
+
+def nothing_looks_on(params: Params) -> bool:
+    """Whether no transform, no compiler and no autograd of the caller's is known to be at work."""
+    if checks.compiling() or _transforms() != [] or torch.is_inference_mode_enabled() or _in_forward_mode():
+        return False
+    return not (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves(params)))
+
+
+def recorded_pull(outputs: list[Tensor], inputs: list[Tensor], u: list[Any], *, record: bool = False) -> list[Any]:
+    """Jᵀ u for the Jacobian J of outputs by inputs, recorded in turn if it is to be differentiated."""
+    pairs = [(output, leaf) for output, leaf in zip(outputs, u, strict=True) if output.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(leaf) for leaf in inputs]
+    found = torch.autograd.grad(
+        [output for output, _ in pairs],
+        inputs,
+        [leaf for _, leaf in pairs],
+        retain_graph=True,
+        create_graph=record,
+        allow_unused=True,
+    )
+    return [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(found, inputs, strict=True)]
+
+
+def alone_or(recorded: LinearMap, transformed: Callable[[], LinearMap]) -> LinearMap:
+    """The recorded map; where a vector is watched by more than vmap, the map by torch.func, which is then made."""
+
+    def multiply(v: Tree) -> Tree:
+        watched = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves(v))
+        levels = _transforms()
+        only_vmap = levels is not None and all(level.key().name == "Vmap" for level in levels)
+        return recorded(v) if only_vmap and not watched and not _in_forward_mode() else transformed()(v)
+
+    return multiply
+
+
+def _transforms() -> list[Any] | None:
+    """The transforms of torch.func at work; None if this version of torch does not tell."""
+    stack: Any = getattr(torch._C._functorch, "get_interpreter_stack", None)  # noqa: SLF001
+    return None if stack is None else (stack() or [])
+
+
+def _in_forward_mode() -> bool:
+    return bool(getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0)
+
+
+def has_others(outputs: list[Tensor], inputs: list[Tensor]) -> bool:
+    """Whether outputs depend on other leaves of autograd than inputs: what the caller may want to differentiate by."""
+    if not torch.is_grad_enabled():
+        return False
+    own = {id(leaf) for leaf in inputs}
+    if any(leaf.requires_grad and leaf.grad_fn is None and id(leaf) not in own for leaf in outputs):
+        return True
+    nodes = [leaf.grad_fn for leaf in outputs if leaf.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if hasattr(node, "variable") and id(node.variable) not in own:
+            return True
+        new = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= new
+        nodes += new
+    return False

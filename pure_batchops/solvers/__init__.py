@@ -1,0 +1,1 @@
+"""Inverses of operations, operations again: one file, one method."""

@@ -1,0 +1,128 @@
+"""The inverse by a recursion over batches."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from itertools import islice, repeat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure_batchops import checks
+from pure_batchops.operations.noise import normal
+from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, on_rows, only, operation_on_rows, rows_of
+from pure_batchops.types import Batch, Buffers, Operation, Params
+
+POWER_STEPS = 10
+
+
+def lissa(
+    op: Operation, regularization: float | Tensor, *, scale: float | Tensor | None = None, depth: int = 1000, repeats: int = 1
+) -> Operation:
+    """The inverse (m + λI)⁻¹ by the recursion h ← v + (1 − λ/σ) h − m(b) h / σ over batches b, from h = v; x = h / σ.
+
+    It is a sum of powers cut off: of a single batch it leaves out (I − (m + λI)/σ)ᵈ⁺¹ of the inverse after d steps. Over
+    several batches it is moreover random, the less the larger σ.
+
+    Args:
+        op: any symmetric operation. Of `averaged(op)` each step takes one batch, cycling through them, with its weight
+            relative to their mean; of an operation on one batch each step takes that.
+        regularization: λ ≥ 0; or a 0-dim tensor, which may be vmapped.
+        scale: σ, more than half of the largest eigenvalue of m(b) + λI of every batch. By default that eigenvalue, the
+            largest over the batches that the recursion takes, by ten steps of power iteration each.
+        depth: d, the steps.
+        repeats: recursions, of which the average is taken; worth it where the batches are shuffled each time.
+
+    Returns:
+        `op(params, buffers, batch, v) -> x`, linear. Under vmap and torch.compile, where no number can be read, what
+        raises LinAlgError elsewhere is NaN.
+
+    Raises:
+        TypeError: if op is no function, or an option is no number.
+        ValueError: if regularization is negative, or scale, depth or repeats not positive. The operation raises it for a
+            v that is not finite, and for no batch.
+        torch.linalg.LinAlgError: by the operation, if the recursion diverges.
+
+    Examples:
+        >>> from pure_batchops import hessian
+        >>> op = hessian(lambda params, buffers, x: (params * x).square().sum(1) / 2)
+        >>> inverse = lissa(op, 1.0, scale=5.0, depth=100)
+        >>> inverse(torch.zeros(2), {}, torch.tensor([[1.0, 2.0]]), torch.tensor([4.0, 10.0])).round(decimals=3)
+        tensor([2., 2.])
+
+    References:
+        Agarwal, Bullins and Hazan (2017), Second-order stochastic optimization for machine learning in linear time.
+        Koh and Liang (2017), Understanding black-box predictions via influence functions.
+    """
+    checks.function("op", op)
+    damping = checks.not_negative("regularization", regularization)
+    given = None if scale is None else checks.positive("scale", scale)
+    steps, times = checks.whole("depth", depth), checks.whole("repeats", repeats)
+
+    def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
+        terms = _terms(op, params, buffers, batch)
+
+        def solve(rows: Tensor) -> Tensor:
+            size = given if given is not None else damping + _largest(islice(terms(), steps), rows)
+
+            def step(h: Tensor, product: RowMap) -> Tensor:
+                return rows + (1 - damping / size) * h - product(h) / size
+
+            total = sum(reduce(step, islice(_cycled(terms), steps), rows) for _ in range(times))
+            mean = torch.as_tensor(total) / times
+            # Steps that shrink lengths, or keep them, give ‖h‖ ≤ (d + 1) ‖v‖.
+            bounded = dots(mean, mean).sqrt() <= 1.01 * (steps + 1) * dots(rows, rows).sqrt()
+            return only(bounded, mean / size, lambda good: _diverged(good, size))
+
+        return solve
+
+    return operation_on_rows(at)
+
+
+def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Callable[[], Iterator[RowMap]]:
+    """When called, v ↦ w(b) m(b) v for each of the batches, the weights relative to their mean."""
+    each: Any = getattr(op, "terms", None)
+    if each is None:
+        product = rows_of(op, params, buffers, batch)
+        return lambda: iter([product])
+    if isinstance(batch, Iterator):
+        msg = f"batches must be iterable again, as a list or a DataLoader is, got a {type(batch).__name__}"
+        raise ValueError(msg)
+    weights = [float(weight) for _, weight in each(params, buffers, batch)]
+    if not sum(weights) > 0:
+        msg = f"batches must have a positive total weight, got {sum(weights)} in {len(weights)} batches"
+        raise ValueError(msg)
+    mean = sum(weights) / len(weights)
+
+    def weighted(product: RowMap, weight: float) -> RowMap:
+        return lambda rows: weight / mean * product(rows)
+
+    return lambda: (weighted(on_rows(product, params), weight) for product, weight in each(params, buffers, batch))
+
+
+def _cycled(terms: Callable[[], Iterable[RowMap]]) -> Iterator[RowMap]:
+    for again in repeat(terms):
+        yield from again()
+
+
+def _largest(terms: Iterable[RowMap], like: Tensor) -> Tensor:
+    """The largest size of an eigenvalue of any of the maps, by power iteration from one random vector."""
+    start = normal(0, (1, like.shape[1]), like)
+
+    def grown(v: Tensor, product: RowMap) -> Tensor:
+        image = product(v)
+        return image / dots(image, image).sqrt().clamp(min=torch.finfo(image.dtype).tiny)
+
+    def of_one(product: RowMap) -> Tensor:
+        image = product(reduce(grown, repeat(product, POWER_STEPS), start))
+        return dots(image, image).sqrt()[0]
+
+    return reduce(torch.maximum, (of_one(product) for product in terms))
+
+
+def _diverged(good: Tensor, scale: float | Tensor) -> Exception:
+    return LinAlgError(
+        f"lissa must not diverge, but it does with scale = {float(scale):.4g} for {int((~good).sum())} of {len(good)} "
+        "right-hand sides; raise scale above the largest eigenvalue of every batch, or regularization above the size of the "
+        "most negative one"
+    )

@@ -1,0 +1,93 @@
+"""The laws of the forms of v: all of one vector give one product, whatever the order of its keys, by `op.at` too."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from pure_batchops.forms import is_uniform
+from pure_batchops.testing.agreement import Tolerance, agree
+from pure_batchops.testing.case import Case, copied, flat, product, row, stacked, vector
+from pure_batchops.trees import map_leaves, named_leaves
+from pure_batchops.types import Tree, Vector
+
+Order = Callable[[list[Any]], list[Any]]
+
+
+class Given(NamedTuple):
+    """A vector in one of its forms, and the product that it must have."""
+
+    form: str
+    v: Vector
+    product: Vector
+
+
+def forms(case: Case) -> bool:
+    """All forms of v must give one product, each in the form of its v: a tree, K trees, (D,) and (K, D), also for K = 0."""
+    v = row(vector(case, 1, 3), 0)
+    agree(_blank(product(case, v)), _blank(v), Tolerance(), "in the product of a tree (only its shape was looked at)")
+    for each in all_forms(case):
+        agree(product(case, each.v), each.product, case.tolerance, f"for v as {each.form}")
+    return True
+
+
+def at(case: Case) -> bool:
+    """What op.at(params, buffers, batch) returns must give the product of op, for every v, one after another."""
+    multiply = case.op.at(copied(case.params), copied(case.buffers), copied(case.batch))
+    given = all_forms(case)
+    for each in [*given, given[0]]:
+        agree(multiply(copied(each.v)), product(case, each.v), case.tolerance, f"for v as {each.form}")
+    return True
+
+
+def key_order(case: Case) -> bool:
+    """The order of keys must change nothing: leaves belong together by name, and a product has the order of params."""
+    v = vector(case, 1)
+    expected = product(case, v)
+    orders: dict[str, Order] = {"reversed": lambda keys: keys[::-1], "shuffled": partial(_shuffled, case.seed)}
+    if all(list(named_leaves(_reordered(v, order))) == list(named_leaves(v)) for order in orders.values()):
+        return False
+    for name, order in orders.items():
+        agree(product(case, _reordered(v, order)), expected, case.tolerance, f"with the keys of v {name}")
+        other = case._replace(params=_reordered(case.params, order), buffers=_reordered(case.buffers, order))
+        agree(product(other, v), _reordered(expected, order), case.tolerance, f"with the keys of params and buffers {name}")
+    return True
+
+
+def all_forms(case: Case) -> list[Given]:
+    """Three vectors in every form, with their products from those of each as a tree."""
+    three = vector(case, 1, 3)
+    products = stacked([product(case, row(three, i)) for i in range(3)])
+    found = [Given("a tree", row(three, 0), row(products, 0))]
+    found += [
+        Given(f"trees with a leading axis of {count}", _first(three, count), _first(products, count)) for count in (3, 1, 0)
+    ]
+    if not is_uniform(case.params):
+        return found
+    flat_one = Given("a flat tensor", flat(case, found[0].v), flat(case, found[0].product))
+    rows = [
+        Given(f"{count} flat rows", flat(case, each.v, count), flat(case, each.product, count))
+        for count, each in zip((3, 1, 0), found[1:], strict=True)
+    ]
+    return [*found, flat_one, *rows]
+
+
+def _shuffled(seed: int, keys: list[Any]) -> list[Any]:
+    return [keys[i] for i in torch.randperm(len(keys), generator=torch.Generator().manual_seed(seed)).tolist()]
+
+
+def _reordered(tree: Tree, order: Order) -> Tree:
+    """The tree with the keys of each of its dicts in another order."""
+    if type(tree) in (dict, OrderedDict):
+        return type(tree)((key, _reordered(tree[key], order)) for key in order(list(tree)))
+    return type(tree)(_reordered(child, order) for child in tree) if type(tree) in (list, tuple) else tree
+
+
+def _first(trees: Tree, count: int) -> Tree:
+    return map_leaves(lambda leaf: leaf[:count], trees)
+
+
+def _blank(tree: Tree) -> Tree:
+    return map_leaves(torch.zeros_like, tree)

@@ -1,0 +1,179 @@
+"""Influences against the dense matrices, and against the truth: training points left out, the model trained anew."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.testing import assert_close
+
+import pure_batchops as pb
+from tests import dense
+from tests.strategies import Problem, flat, problem, problems, seeds, vectors
+from tests.test_operations import ROWS
+
+few = settings(max_examples=max(3, settings().max_examples // 2))
+DAMPING = 0.7
+
+
+def gradients(p: Problem) -> torch.Tensor:
+    values = dense.losses(p.model, p.criterion, p.batch, p.batch_dim)
+    rows = [torch.autograd.grad(v, p.tensors, retain_graph=True, allow_unused=True, materialize_grads=True) for v in values]
+    return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
+
+
+def in_batches(p: Problem, sizes: list[int]) -> list[Any]:
+    flat, spec = torch.utils._pytree.tree_flatten(p.batch)
+    parts = [part.split(sizes, p.batch_dim) for part in flat]
+    return [torch.utils._pytree.tree_unflatten(list(group), spec) for group in zip(*parts, strict=True)]
+
+
+def averaged(p: Problem, op: Any) -> Any:
+    return pb.averaged(op, lambda batch: pb.n_points(batch, p.batch_dim))
+
+
+INVERSES = {
+    "inverse_harmonic_mean": lambda p: averaged(p, pb.inverse_harmonic_mean(p.loss, DAMPING)),
+    "direct": lambda p: pb.direct(averaged(p, pb.gauss_newton(p.loss)), DAMPING),
+    "conjugate_gradient": lambda p: pb.conjugate_gradient(
+        averaged(p, pb.gauss_newton(p.loss)), DAMPING, tolerance=1e-12, max_steps=200
+    ),
+}
+
+
+def dense_inverse(p: Problem, name: str) -> torch.Tensor:
+    if name == "inverse_harmonic_mean":
+        return dense.inverse_harmonic_mean(dense.losses(p.model, p.criterion, p.batch, p.batch_dim), p.tensors, DAMPING)
+    return torch.linalg.inv(ROWS["gauss_newton"].twin(p) + DAMPING * torch.eye(p.numbers, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", INVERSES)
+@given(p=problems(), seed=seeds, chunk=st.sampled_from([None, 1, 2]))
+@few
+def test_influences_are_the_dense_ones(name: str, p: Problem, seed: int, chunk: int | None) -> None:
+    p = problem(p.kind, 3, seed, list(p.params))
+    matrix, train = dense_inverse(p, name), gradients(p)
+    inverse, batches = INVERSES[name](p), in_batches(p, [1, 2])
+    test = in_batches(p, [2, 1])[0]
+    expected = -train[:2] @ matrix @ train.T
+    assert_close(pb.influence(inverse, p.loss, chunk_size=chunk)(p.params, p.buffers, batches, test), expected)
+    own = pb.self_influence(inverse, p.loss, chunk_size=chunk)(p.params, p.buffers, batches)
+    assert_close(own, (train @ matrix * train).sum(1))
+
+
+SMOOTH_INPUTS = ["perceptron", "norms", "recurrent", "sequence", "attention"]
+
+
+@pytest.mark.parametrize("kind", SMOOTH_INPUTS)
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_influence_of_perturbing_inputs_is_the_mixed_derivative(kind: str, chunk: int | None) -> None:
+    p = problem(kind, 3)
+    inverse, batches, test = INVERSES["direct"](p), in_batches(p, [1, 2]), in_batches(p, [2, 1])[0]
+    solved = gradients(p)[:2] @ dense_inverse(p, "direct")
+    found = pb.perturbation_influence(inverse, p.loss, chunk_size=chunk)(p.params, p.buffers, batches, test)
+    inputs = p.batch[0].clone().requires_grad_()
+    slopes = dense.losses(p.model, p.criterion, (inputs, p.batch[1]), p.batch_dim)
+    for t, row in enumerate(solved):
+        for i, value in enumerate(slopes):
+            gradient = torch.autograd.grad(value, p.tensors, create_graph=True, materialize_grads=True)
+            slope = torch.cat([part.flatten() for part in gradient]) @ row
+            (mixed,) = torch.autograd.grad(slope, inputs, retain_graph=True)
+            assert_close(found[t, i], -mixed.select(p.batch_dim, i))
+
+
+def test_influences_of_an_ensemble_are_the_loop_over_it():
+    p = problem("perceptron", 3)
+    members = [({k: leaf * scale for k, leaf in p.params.items()}, p.buffers) for scale in (1.0, 0.5)]
+    inverse, batches = INVERSES["inverse_harmonic_mean"](p), in_batches(p, [1, 2])
+    influences = pb.influence(inverse, p.loss)
+    together = torch.vmap(lambda params, buffers: influences(params, buffers, batches, p.batch))(*pb.stack_states(members))
+    assert_close(together, torch.stack([influences(*member, batches, p.batch) for member in members]))
+
+
+def digits(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    datasets = pytest.importorskip("sklearn.datasets", reason="the digits come with scikit-learn, an optional extra")
+    bunch = datasets.load_digits()
+    return torch.tensor(bunch.data[:n] / 16), torch.tensor(bunch.target[:n])
+
+
+def minimised(x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, damping: float, start: torch.Tensor) -> torch.Tensor:
+    """The θ of least Σ wᵢ ℓᵢ + λ/2 ‖θ‖² for multinomial logistic regression, by Newton's method, in closed form."""
+    theta, classes = start, 10
+    for _ in range(50):
+        p = (x @ theta.T).softmax(1)
+        gradient = ((p - nn.functional.one_hot(y, classes)) * weights[:, None]).T @ x + damping * theta
+        if gradient.norm() < 1e-12:
+            return theta
+        blocks = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        hessian = torch.einsum("nij,na,nb->iajb", blocks * weights[:, None, None], x, x).reshape(2 * [theta.numel()])
+        hessian += damping * torch.eye(theta.numel(), dtype=x.dtype)
+        theta = theta - torch.linalg.solve(hessian, gradient.reshape(-1)).reshape(theta.shape)
+    raise AssertionError(gradient.norm())
+
+
+@pytest.mark.parametrize("matrix", ["hessian", "generalized_gauss_newton"])
+def test_influence_predicts_what_leaving_a_point_out_does(matrix: str) -> None:
+    x, y = digits(300)
+    x, y, test = x[:250], y[:250], (x[250:], y[250:])
+    n, damping, weights = len(x), 0.01, torch.full((len(x),), 1 / len(x), dtype=torch.float64)
+    theta = minimised(x, y, weights, damping, torch.zeros(10, 64, dtype=torch.float64))
+    model = nn.Linear(64, 10, bias=False).double()
+    loss, params = pb.sample_losses(model, nn.CrossEntropyLoss()), {"weight": theta}
+    op = pb.hessian(loss) if matrix == "hessian" else pb.generalized_gauss_newton(model, nn.CrossEntropyLoss())
+    inverse = pb.conjugate_gradient(pb.averaged(op), damping, tolerance=1e-8, max_steps=500)
+    batches = list(zip(x.split(100), y.split(100), strict=True))
+    predicted = -pb.influence(inverse, loss)(params, {}, batches, test).mean(0)[:40] / n
+    before, actual = loss(params, {}, test).mean(), []
+    for i in range(40):
+        left = weights.clone()
+        left[i] = 0
+        actual.append(loss({"weight": minimised(x, y, left, damping, theta)}, {}, test).mean() - before)
+    assert torch.corrcoef(torch.stack([predicted, torch.stack(actual)]))[0, 1] >= 0.99
+
+
+def test_what_is_no_stream_of_batches_or_no_inverse_is_refused():
+    p = problem("perceptron", 3)
+    inverse = INVERSES["direct"](p)
+    for function in (pb.influence, pb.self_influence, pb.perturbation_influence):
+        with pytest.raises(TypeError, match="inverse must be"):
+            function(None, p.loss)
+        with pytest.raises(TypeError, match="loss must be a function"):
+            function(inverse, None)
+        with pytest.raises(ValueError, match="chunk_size must be at least 1"):
+            function(inverse, p.loss, chunk_size=0)
+    arguments = p.params, p.buffers, iter([p.batch])
+    for find in (
+        lambda: pb.influence(inverse, p.loss)(*arguments, p.batch),
+        lambda: pb.self_influence(inverse, p.loss)(*arguments),
+        lambda: pb.perturbation_influence(inverse, p.loss)(*arguments, p.batch),
+    ):
+        with pytest.raises(ValueError, match="train_batches must be iterable again"):
+            find()
+    with pytest.raises(ValueError, match="nothing to average"):
+        pb.influence(inverse, p.loss)(p.params, p.buffers, [], p.batch)
+    tied = problem("tied", 2)
+    with pytest.raises(TypeError, match=r"inputs must be floating-point tensors to be perturbed, got torch.int64"):
+        pb.perturbation_influence(INVERSES["direct"](tied), tied.loss)(tied.params, tied.buffers, [tied.batch], tied.batch)
+
+
+def test_loss_that_mixes_samples_is_refused():
+    def mixing(params: Any, buffers: Any, x: Any) -> Any:
+        values = (params["w"] * x).square()
+        return values - values.mean()
+
+    params, x = {"w": torch.ones(1)}, torch.tensor([1.0, 2.0, 4.0])
+    inverse = pb.direct(pb.averaged(pb.hessian(lambda params, buffers, x: (params["w"] * x).square())), 1.0)
+    with pytest.raises(ValueError, match="samples must not depend on each other"):
+        pb.influence(inverse, mixing)(params, {}, [x], x)
+
+
+def test_nothing_that_is_passed_in_is_changed():
+    p = problem("perceptron", 3)
+    before = {k: leaf.clone() for k, leaf in p.params.items()}
+    batches, batch = in_batches(p, [1, 2]), [part.clone() for part in p.batch]
+    pb.influence(INVERSES["direct"](p), p.loss)(p.params, p.buffers, batches, p.batch)
+    assert_close(p.params, before, rtol=0, atol=0)
+    assert_close(list(p.batch), batch, rtol=0, atol=0)
+    assert flat(vectors(p.params, None, 0)).shape == (p.numbers,)

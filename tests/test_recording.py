@@ -1,0 +1,234 @@
+"""Where plain autograd serves, it gives what torch.func gives; where the caller's derivatives need torch.func, that serves."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F  # noqa: N812  # its usual name
+from torch.testing import assert_close
+
+import pure_batchops as pb
+from pure_batchops.operations import hessian as of_hessian
+from pure_batchops.operations import sample_gradients
+from pure_batchops.operations.layer_records import recorded_layers
+from pure_batchops.operations.recording import recording
+from tests.test_layers import LAYERS, agrees, problem
+
+TELLS = hasattr(torch._C._functorch, "get_interpreter_stack")  # older versions of torch do not tell of their transforms
+SHARED = nn.Linear(3, 3)
+CHAINS = {
+    **{name: layer for name, layer in LAYERS.items() if name not in ("used twice", "attention")},
+    "perceptron": (nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)),
+    "one layer twice": (nn.Sequential(SHARED, nn.Tanh(), SHARED, nn.Sigmoid(), SHARED), torch.randn(5, 3)),
+    "changed in place at first": (
+        nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)),
+        torch.randn(5, 3),
+    ),
+    "network": (
+        nn.Sequential(nn.Conv2d(1, 2, 2), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)),
+        torch.randn(5, 1, 5, 5),
+    ),
+    "language": (nn.Sequential(nn.Embedding(6, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randint(6, (5, 4))),
+}
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Whether each recording was made, and how many weights were kept as layers."""
+    seen = []
+
+    def spied(*arguments):
+        found = recorded_layers(*arguments)
+        seen.append(None if found is None else len(found.uses))
+        return found
+
+    monkeypatch.setattr(sample_gradients, "recorded_layers", spied)
+    return seen
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_gradients_of_a_chain_are_recorded_and_right(name, recorded):
+    loss, params, buffers, batch = problem(*CHAINS[name])
+    for held in (10**6, 1):
+        agrees(loss, params, buffers, batch, held=held)
+    weights = sum(leaf.dim() > 1 for leaf in params.values())
+    assert recorded == ([0, 0, weights, weights] if TELLS else [None] * 4)
+
+
+NOT_RECORDED = {
+    "changed in place later": nn.Sequential(
+        nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)
+    ),
+    "a norm's weights": nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)),
+}
+
+
+@pytest.mark.parametrize("name", NOT_RECORDED)
+def test_chain_that_cannot_be_recorded_is_right(name, recorded):
+    loss, params, buffers, batch = problem(NOT_RECORDED[name], torch.randn(5, 3))
+    agrees(loss, params, buffers, batch, held=10**6)
+    assert recorded == [None, None]
+
+
+@pytest.mark.parametrize("names", [["0.weight"], ["0.bias"], ["2.*"], ["0.bias", "2.weight"]])
+def test_frozen_parts_of_layers_stay_out(names):
+    loss, _, _, batch = problem(*CHAINS["perceptron"])
+    params, buffers = pb.functional_state(CHAINS["perceptron"][0], restrict_to=names)
+    for held in (10**6, 1):
+        agrees(loss, params, buffers, batch, held=held)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Whether each Hessian was recorded."""
+    seen = []
+
+    def spied(function, params):
+        found = recording(function, params)
+        seen.append(found is not None)
+        return found
+
+    monkeypatch.setattr(of_hessian, "recording", spied)
+    return seen
+
+
+def losses(params, buffers, batch):
+    return (batch @ params["w"] * buffers).sin() + params["w"].pow(3).sum()
+
+
+def point():
+    return {"w": torch.randn(3).double()}, torch.randn(()).double(), torch.randn(4, 3).double()
+
+
+OPERATIONS = {
+    "hessian": pb.hessian,
+    "gauss_newton": pb.gauss_newton,
+    "gauss_newton_unheld": partial(pb.gauss_newton, held=0),
+    "inverse_harmonic_mean": partial(pb.inverse_harmonic_mean, regularization=0.3),
+    "generalized_gauss_newton": lambda loss: pb.generalized_gauss_newton(
+        lambda params, buffers, x: loss(params, buffers, x)[:, None], nn.MSELoss()
+    ),
+}
+
+
+def operation(name, loss=losses):
+    op = OPERATIONS[name](loss)
+    if name != "generalized_gauss_newton":
+        return op
+    return lambda params, buffers, batch, v: op(params, buffers, (batch, torch.zeros(len(batch), 1, dtype=v.dtype)), v)
+
+
+def test_hessian_is_recorded_where_nothing_looks_on(made):
+    params, buffers, batch = point()
+    v = torch.randn(3, dtype=torch.float64)
+    op = pb.hessian(losses)
+    product = op(params, buffers, batch, v)
+    assert made == [TELLS]
+    assert not product.requires_grad
+    assert_close(torch.vmap(op, (None, None, None, 0))(params, buffers, batch, v[None])[0], product)
+    assert made == [TELLS, False]
+    with torch.no_grad():
+        assert_close(op(params, buffers, batch, v), product)
+    assert made == [TELLS, False, TELLS]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_inference_mode_gives_the_product_or_an_error(name):
+    params, buffers, batch = point()
+    op, v = operation(name), torch.randn(3, dtype=torch.float64)
+    product = op(params, buffers, batch, v)
+    with torch.inference_mode():
+        works = torch.func.grad(torch.square)(torch.ones(())) == 2
+        if works:
+            assert_close(op(params, buffers, batch, v), product)
+            return
+        with pytest.raises(RuntimeError, match=r"must be taken outside of torch.inference_mode, .* use torch.no_grad"):
+            op(params, buffers, batch, v)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("what", ["params", "buffers", "batch", "v", "closure"])
+def test_product_has_the_derivative_that_the_caller_asks_autograd_for(name, what):
+    params, buffers, batch = point()
+    v, w, factor = torch.randn(3, dtype=torch.float64), torch.randn(3, dtype=torch.float64), torch.tensor(1.5).double()
+    arguments = {"params": params["w"], "buffers": buffers, "batch": batch, "v": v, "closure": factor}
+
+    def number(leaf):
+        a = {**arguments, what: leaf}
+        op = operation(name, lambda *point: a["closure"] * losses(*point))
+        return op({"w": a["params"]}, a["buffers"], a["batch"], a["v"]) @ w
+
+    leaf = arguments[what].clone().requires_grad_()
+    (by_autograd,) = torch.autograd.grad(number(leaf), leaf)
+    assert_close(by_autograd, torch.func.grad(number)(arguments[what]))
+    assert by_autograd.norm() > 0
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("what", ["params", "buffers", "v"])
+def test_product_carries_tangents_of_forward_mode(name, what):
+    params, buffers, batch = point()
+    arguments = {"params": params["w"], "buffers": buffers, "v": torch.randn(3, dtype=torch.float64)}
+    op, tangent = operation(name), torch.randn_like(arguments[what])
+
+    def product(leaf):
+        a = {**arguments, what: leaf}
+        return op({"w": a["params"]}, a["buffers"], batch, a["v"])
+
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(product(forward_ad.make_dual(arguments[what], tangent))).tangent
+    assert_close(found, torch.func.jvp(product, (arguments[what],), (tangent,))[1])
+
+
+@pytest.mark.parametrize("name", ["hessian", "gauss_newton", "gauss_newton_unheld", "inverse_harmonic_mean"])
+def test_product_of_at_is_transformed_from_outside(name):
+    params, buffers, batch = point()
+    v, w = torch.randn(2, 3, dtype=torch.float64)
+    multiply = OPERATIONS[name](losses).at(params, buffers, batch)
+    other = multiply(w)
+    assert_close(torch.func.grad(lambda u: multiply(u) @ w)(v), other)
+    assert_close(torch.func.jvp(multiply, (v,), (w,))[1], other)
+    assert_close(torch.vmap(multiply)(torch.stack([v, w])), torch.stack([multiply(v), other]))
+    assert_close(torch.vmap(torch.func.grad(lambda u: multiply(u) @ w))(v[None])[0], other)
+    leaf = v.clone().requires_grad_()
+    assert_close(torch.autograd.grad(multiply(leaf) @ w, leaf)[0], other)
+
+
+def test_product_is_the_callers_own():
+    def square(params, buffers, batch):
+        return params["w"].square().sum()[None] / 2
+
+    params, v = {"w": torch.randn(3)}, torch.randn(3)
+    product = pb.hessian(square)(params, {}, None, v)
+    assert_close(product, v)
+    product += 1
+    assert not torch.equal(product, v)
+
+
+def test_linear_loss_and_unused_parameter_have_zero_hessian():
+    params = {"w": torch.randn(3), "unused": torch.randn(2)}
+    op = pb.hessian(lambda params, buffers, x: x @ params["w"])
+    assert_close(op(params, {}, torch.randn(4, 3), torch.ones(5)), torch.zeros(5))
+    assert_close(op(params, {}, torch.randn(4, 3), torch.ones(2, 5)), torch.zeros(2, 5))
+    assert_close(pb.hessian(lambda params, buffers, x: x)(params, {}, torch.randn(4), torch.ones(5)), torch.zeros(5))
+
+
+def test_without_torch_telling_of_its_transforms_products_are_the_same(monkeypatch, made):
+    params, buffers, batch = point()
+    v = torch.randn(3, dtype=torch.float64)
+    right = pb.hessian(losses)(params, buffers, batch, v)
+    monkeypatch.setattr("pure_batchops.operations.recording._transforms", lambda: None)
+    assert_close(pb.hessian(losses)(params, buffers, batch, v), right)
+    assert made == [TELLS, False]
+
+
+def test_loss_in_other_layers_than_torchs_modules_is_not_taken_for_a_chain(recorded):
+    def forward(params, buffers, x):
+        return F.linear(x - x.mean(0), params["w"])
+
+    loss = pb.sample_losses(forward, nn.MSELoss())
+    point = {"w": torch.randn(2, 3)}, {}, (torch.randn(4, 3), torch.randn(4, 2))
+    assert_close(pb.gauss_newton(loss)(*point, torch.ones(6)), pb.gauss_newton(loss, held=0)(*point, torch.ones(6)))
+    assert recorded == []

@@ -1,0 +1,272 @@
+"""An average that is interrupted: killed, refused, out of disk."""
+
+import errno
+import random
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import pure_batchops as pb
+from tests import processes
+
+KILLS = 20
+
+
+def done(path):
+    return torch.load(path, weights_only=True)["state"]["batches"] if path.exists() else 0
+
+
+def interrupted(path, batches, op=None, stop=3, **options):
+    """The arguments of an average of which some batches were done when it failed."""
+    own, _, arguments = processes.job(batches)
+    params, buffers, data, v = arguments
+
+    def failing():
+        yield from data[:stop]
+        msg = "no more data"
+        raise OSError(msg)
+
+    with pytest.raises(OSError, match=rf"no more data \(in batch {stop} of"):
+        pb.resumable(op or own, path, every=1, **options)(params, buffers, failing(), v)
+    assert done(path) == stop
+    return op or own, arguments
+
+
+def never(*_):
+    msg = "multiplied"
+    raise AssertionError(msg)
+
+
+def test_average_killed_twenty_times_is_bit_for_bit_that_of_no_interruption(tmp_path):
+    count, pause = 400, 0.001
+    op, weight, arguments = processes.job(count)
+    expected = pb.averaged(op, weight)(*arguments)
+    moments, path, product = random.Random(0), tmp_path / "state.pt", tmp_path / "product.pt"
+    reached = []
+    for turn in range(KILLS):
+        ready = processes.CONTEXT.Event()
+        process = processes.started(processes.resumed, path, 3, count, pause, ready)
+        assert ready.wait(60)
+        deadline = time.monotonic() + 30
+        while turn % 2 and done(path) == reached[-1] and time.monotonic() < deadline:
+            time.sleep(0.002)  # every other one gets somewhere, however busy the machine
+        process.join(moments.uniform(0, 0.05))
+        assert process.is_alive(), "the job was done before it was killed: make it longer"
+        processes.kill(process)
+        reached.append(done(path))
+    assert reached == sorted(reached)
+    assert len(set(reached)) >= KILLS // 2
+    assert reached[-1] < count
+    last = processes.started(processes.resumed, path, 3, count, pause, ready, product)
+    assert processes.ended([last], 60) == [0]
+    assert torch.equal(torch.load(product, weights_only=True), expected)
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+@pytest.mark.parametrize("form", ["flat", "rows", "tree"])
+def test_average_goes_on_where_it_stopped_and_multiplies_nothing_when_done(tmp_path, form):
+    _, _, (params, buffers, data, v) = processes.job(5)
+    v = {"flat": v, "rows": torch.stack([v, -v, 0 * v]), "tree": {k: torch.ones_like(leaf) for k, leaf in params.items()}}[
+        form
+    ]
+    multiplied = []
+
+    def counting(*arguments):
+        multiplied.append(1)
+        return processes.job(5)[0](*arguments)
+
+    mean_op = pb.resumable(counting, tmp_path / "state.pt", every=2, name="counting")
+    mean_op(params, buffers, data[:3], v)
+    found = mean_op(params, buffers, data, v)  # more data, the old ones first
+    assert len(multiplied) == 5
+    torch.testing.assert_close(found, pb.averaged(processes.job(5)[0])(params, buffers, data, v), rtol=0, atol=0)
+    again = mean_op.at(params, buffers, data)(v)
+    assert len(multiplied) == 5
+    torch.testing.assert_close(again, found, rtol=0, atol=0)
+
+
+def test_trees_of_other_classes_and_ensembles_are_resumed(tmp_path):
+    op = pb.hessian(lambda params, buffers, x: (params[0] * x) ** 2 + params[1][0] * x**3)
+    params = (torch.tensor([0.5]), [torch.tensor([2.0])])
+    data = [torch.rand(2) for _ in range(4)]
+    members = (torch.rand(3, 1), [torch.rand(3, 1)])
+    cases = ((op, params, params), (torch.vmap(op, in_dims=(0, None, None, None)), members, params))
+    for i, (each, point, v) in enumerate(cases):
+        path = tmp_path / f"{i}.pt"
+        pb.resumable(each, path, every=1)(point, {}, data[:2], v)
+        torch.testing.assert_close(pb.resumable(each, path)(point, {}, data, v), pb.averaged(each)(point, {}, data, v))
+
+
+def test_state_of_other_params_buffers_v_or_operation_is_refused(tmp_path):
+    path = tmp_path / "state.pt"
+    op, (params, buffers, data, v) = interrupted(path, 5)
+    before = path.read_bytes()
+    other = {name: leaf + 1e-12 for name, leaf in params.items()}
+    wrong = pb.resumable(op, path)
+    for arguments, what in (
+        ((other, buffers, data, v), "other params at"),
+        ((params, {"more": v}, data, v), "other buffers at"),
+        ((params, buffers, data, -v), "other v at"),
+        ((params, buffers, data, v.reshape(1, -1)), "other v at"),
+        ((other, buffers, data, -v), "other params and other v at"),
+    ):
+        with pytest.raises(ValueError, match=f"must belong to this average, got one of {what}.*delete the file"):
+            wrong(*arguments)
+    loss = processes.problem("perceptron").loss
+    others = {
+        "matrix": pb.hessian(loss),
+        "wrapper": pb.damped(op, 0.1),
+        "criterion": pb.gauss_newton(pb.sample_losses(processes.problem("perceptron").model, torch.nn.MSELoss())),
+        "options": pb.gauss_newton(loss, chunk_size=3),
+    }
+    for different in others.values():
+        with pytest.raises(ValueError, match="other operation"):
+            pb.resumable(different, path)(params, buffers, data, v)
+    with pytest.raises(ValueError, match="other operation"):
+        pb.resumable(op, path, weight=lambda batch: 1)(params, buffers, data, v)
+    with pytest.raises(ValueError, match="other operation"):
+        pb.resumable(op, path, name="mine")(params, buffers, data, v)
+    assert path.read_bytes() == before
+    assert torch.equal(wrong(params, buffers, data, v), pb.averaged(op)(params, buffers, data, v))
+
+
+SCALE = 1.0
+
+
+def scaled(x):
+    return SCALE * x
+
+
+def test_functions_are_told_apart_by_code_globals_defaults_and_closures(tmp_path, monkeypatch):
+    def square(scale):
+        return lambda params, buffers, x: scale * params * x
+
+    def by_default(params, buffers, x, scale=2.0):
+        return scale * params * x
+
+    losses = [
+        square(1.0),
+        square(2.0),
+        square(torch.tensor(2.0)),
+        by_default,
+        lambda params, buffers, x: params + x,
+        lambda params, buffers, x: params * x,
+        lambda params, buffers, x: scaled(params * x),
+    ]
+    from pure_batchops.fingerprints import of_function
+
+    found = [of_function(pb.gauss_newton(loss)) for loss in losses]
+    assert len(set(found)) == len(losses)
+    assert found[0] == of_function(pb.gauss_newton(square(1.0)))
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    assert [of_function(pb.gauss_newton(loss)) for loss in losses[:-1]] == found[:-1]
+    assert of_function(pb.gauss_newton(losses[-1])) != found[-1]
+    cross_entropy = torch.nn.CrossEntropyLoss
+    kinds = [cross_entropy(), cross_entropy(label_smoothing=0.1), cross_entropy(torch.ones(3)), cross_entropy(torch.zeros(3))]
+    assert len({of_function(kind) for kind in kinds}) == 4
+
+
+def test_other_batches_or_another_order_are_refused(tmp_path):
+    path = tmp_path / "state.pt"
+    op, (params, buffers, data, v) = interrupted(path, 5)
+    again = pb.resumable(op, path)
+    for batches, what in ((data[::-1], "others among them"), (data[:2], "2 instead of at least 3")):
+        with pytest.raises(ValueError, match=f"must begin with the 3 that were done .*got {what}; do not shuffle"):
+            again(params, buffers, batches, v)
+    again(params, buffers, iter(data), v)
+
+
+def test_full_disk_is_an_error_and_the_last_good_state_stays(tmp_path):
+    path = tmp_path / "state.pt"
+    op, (params, buffers, data, v) = interrupted(path, 5)
+    before = path.read_bytes()
+    (tmp_path / "state.pt.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="state after 5 batches must be saved at .*what was saved there before stays"):
+        pb.resumable(op, path)(params, buffers, data, v)
+    assert path.read_bytes() == before
+    assert torch.equal(pb.resumable(op, path)(params, buffers, data, v), pb.averaged(op)(params, buffers, data, v))
+
+
+def test_failing_sync_or_rename_leaves_the_last_good_state(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    op, (params, buffers, data, v) = interrupted(path, 5)
+    before = path.read_bytes()
+
+    def failing(*_):
+        raise OSError(errno.EIO, "broken")
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as broken:
+            broken.setattr(f"os.{name}", failing)
+            with pytest.raises(OSError, match="broken"):
+                pb.resumable(op, path)(params, buffers, data, v)
+        assert path.read_bytes() == before
+        assert [found.name for found in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_unwritable_path_is_an_error_before_anything_is_multiplied(tmp_path):
+    _, _, arguments = processes.job(2)
+    for path in (tmp_path / "missing" / "state.pt", Path("/dev/null/state.pt")):
+        with pytest.raises(OSError, match="state after 0 batches must be saved"):
+            pb.resumable(never, path, name="never")(*arguments)
+
+
+def test_file_that_holds_something_else_is_refused_and_stays(tmp_path):
+    _, _, arguments = processes.job(2)
+    path = tmp_path / "notes.txt"
+    torch.save({"weights": torch.ones(3)}, tmp_path / "weights.pt")
+    for content in (b"", b"notes", (tmp_path / "weights.pt").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="path must hold a state that a resumable average saved"):
+            pb.resumable(never, path)(*arguments)
+        assert path.read_bytes() == content
+
+
+def test_options_are_checked_in_the_factory():
+    for options, error, message in (
+        ({"every": 0}, ValueError, "every must be at least 1, got 0"),
+        ({"every": 2.5}, TypeError, "every must be a whole number"),
+        ({"finite": 1}, TypeError, "finite must be True or False, got 1"),
+        ({"name": 3}, TypeError, "name must be a string"),
+        ({"weight": 3}, TypeError, "weight must be a function"),
+        ({"progress": 3}, TypeError, "progress must be a function"),
+    ):
+        with pytest.raises(error, match=message):
+            pb.resumable(never, "state.pt", **options)
+
+
+def test_data_loader_with_workers_is_averaged_and_resumed(tmp_path):
+    op, _, (params, buffers, _, v) = processes.job(1)
+    whole = processes.problem("perceptron", 12).batch
+    loader = DataLoader(TensorDataset(*whole), 5, num_workers=2, multiprocessing_context=processes.CONTEXT)
+    expected = op(params, buffers, whole, v)
+    torch.testing.assert_close(pb.averaged(op)(params, buffers, loader, v), expected)
+    path = tmp_path / "state.pt"
+    pb.resumable(op, path)(params, buffers, list(islice(DataLoader(TensorDataset(*whole), 5), 2)), v)
+    torch.testing.assert_close(pb.resumable(op, path)(params, buffers, loader, v), expected)
+
+
+def test_memory_does_not_grow_over_ten_thousand_batches(tmp_path):
+    numbers, page = 10_000, 4096  # a product that were kept would be 40 kB, all of them 400 MB
+    op = pb.batch_operation(lambda params, buffers, batch: lambda v: v * batch)
+    params, v = torch.zeros(numbers), torch.ones(numbers)
+
+    def resident(mean_op):
+        seen = []
+
+        def batches():
+            for i in range(10_000):
+                if i in (1_000, 9_999):
+                    seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
+                yield torch.tensor(float(i))
+
+        torch.testing.assert_close(mean_op(params, {}, batches(), v), v * 4999.5)
+        return seen[1] - seen[0]
+
+    one = {"weight": lambda batch: 1}
+    for mean_op in (pb.averaged(op, **one), pb.resumable(op, tmp_path / "state.pt", every=1000, **one)):
+        assert resident(mean_op) < 8 * 2**20
