@@ -11,7 +11,9 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
 import pure_batchops as pb
-from tests.strategies import problem, seeds
+from pure_batchops.testing import AVERAGE_LAWS, check_average
+from pure_batchops.testing.parts import cut
+from tests.strategies import KINDS, problem, seeds
 
 
 def by_one(products):
@@ -86,6 +88,29 @@ def test_products_stay_untouched_and_the_average_does_not_alias_them(average, se
         mean = average(drawn)
         mean += 1
         assert all(torch.equal(product, copy) for product, copy in zip(drawn, copies, strict=True))
+
+
+@every_average
+def test_every_law_of_the_kit_holds_for_averages_of_products(average):
+    p = problem("perceptron", 6)
+    op = pb.gauss_newton(p.loss)
+
+    def mean_op(params, buffers, batches, v):
+        return average(op(params, buffers, batch, v) for batch in batches)
+
+    laws = AVERAGE_LAWS.keys() - {"whole"}  # which needs the points of the batches
+    parts = [tuple(part[i : i + 2] for part in p.batch) for i in (0, 2, 4)]
+    assert set(check_average(mean_op, op, p.params, p.buffers, parts, laws=laws)) == laws
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_law_of_the_kit_holds_for_averaged_operations(kind):
+    p = problem(kind, 5)
+    op = pb.gauss_newton(p.loss)
+    mean_op = pb.averaged(op, weight=lambda batch: pb.n_points(batch, p.batch_dim))
+    parts = [part for part, _ in cut(p.batch, p.batch_dim, 0)]
+    laws = AVERAGE_LAWS if kind == "perceptron" else AVERAGE_LAWS.keys() - {"lazy"}  # which takes a second
+    assert set(check_average(mean_op, op, p.params, p.buffers, parts, laws=laws, batch_dim=p.batch_dim)) == set(laws)
 
 
 @given(weights=st.lists(st.floats(0, 10), min_size=1, max_size=6).filter(lambda w: sum(w) > 1e-3), seed=seeds)

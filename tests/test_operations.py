@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 import pure_batchops as pb
 from pure_batchops.operations.noise import uniform
+from pure_batchops.testing import LAWS, check_operation
 from tests import dense
 from tests.strategies import KINDS, Problem, flat, problem, problems, seeds, vectors
 
@@ -186,63 +187,26 @@ def test_dense_is_symmetric_and_semidefinite_where_it_should_be(row: Row, p: Pro
         assert spectrum.min() >= -1e-10 * spectrum.max().clamp(min=1)
 
 
+def check_laws(row: Row, p: Problem, seed: int, laws: set[str]) -> None:
+    options = {"semi_definite": row.definite(p), "batch_dim": p.batch_dim, "seed": seed, **row.tolerance}
+    held = laws if row.splits else laws - {"split"}
+    check_operation(row.operation(p), p.params, p.buffers, p.batch, laws=held, **options)
+
+
+QUICK = {"linear", "symmetric", "key_order", "untouched"}
+
+
 @every_row
 @given(p=problems(), seed=seeds)
-def test_product_is_linear(row: Row, p: Problem, seed: int) -> None:
-    multiply = row.operation(p).at(p.params, p.buffers, p.batch)
-    one, other = flat(vectors(p.params, None, seed)), flat(vectors(p.params, None, seed + 1))
-    close(row, multiply(2 * one - 3 * other), 2 * multiply(one) - 3 * multiply(other))
-    assert_close(multiply(torch.zeros_like(one)), torch.zeros_like(one))
+def test_quick_laws_of_the_kit_hold(row: Row, p: Problem, seed: int) -> None:
+    check_laws(row, p, seed, QUICK)
 
 
 @every_row
 @given(p=problems(), seed=seeds)
 @few
-def test_vmap_over_an_ensemble_is_the_loop_over_it(row: Row, p: Problem, seed: int) -> None:
-    op = row.operation(p)
-    offsets = [vectors(p.params, None, seed + i) for i in range(3)]
-    members = [({k: leaf + 0.1 * o[k] for k, leaf in p.params.items()}, p.buffers) for o in offsets]
-    states = pb.stack_states(members)
-    v = vectors(p.params, 3, seed)
-    rows = [{k: leaf[i] for k, leaf in v.items()} for i in range(3)]
-    shared = torch.vmap(op, in_dims=(0, 0, None, None))(*states, p.batch, flat(rows[0]))
-    close(row, shared, torch.stack([op(*state, p.batch, flat(rows[0])) for state in members]))
-    own = torch.vmap(op, in_dims=(0, 0, None, 0))(*states, p.batch, v)
-    loop = [op(*state, p.batch, one) for state, one in zip(members, rows, strict=True)]
-    close(row, own, {k: torch.stack([product[k] for product in loop]) for k in v})
-    batches = torch.utils._pytree.tree_map(lambda leaf: torch.stack([leaf, leaf.flip(p.batch_dim)]), p.batch)
-    nested = torch.vmap(torch.vmap(op, in_dims=(0, 0, None, None)), in_dims=(None, None, 0, 0))
-    both = nested(*states, batches, flat(v, 3)[:2])
-    flipped = torch.utils._pytree.tree_map(lambda leaf: leaf[1], batches)
-    close(row, both[1, 2], op(*members[2], flipped, flat(rows[1])))
-
-
-@every_row
-@given(p=problems(), seed=seeds, data=st.data())
-def test_order_of_keys_changes_nothing(row: Row, p: Problem, seed: int, data: Any) -> None:
-    op, v = row.operation(p), vectors(p.params, None, seed)
-    order = data.draw(st.permutations(list(p.params)))
-    expected = op(p.params, p.buffers, p.batch, v)
-    close(row, op(p.params, p.buffers, p.batch, {k: v[k] for k in order}), expected)
-    shuffled = op({k: p.params[k] for k in order}, dict(reversed(p.buffers.items())), p.batch, v)
-    assert list(shuffled) == order
-    close(row, {k: shuffled[k] for k in expected}, expected)
-
-
-@every_row
-@given(p=problems(), seed=seeds, count=st.sampled_from([None, 2]), as_flat=st.booleans())
-def test_arguments_stay_untouched_and_no_result_aliases_them(
-    row: Row, p: Problem, seed: int, count: int | None, as_flat: bool
-) -> None:
-    v = vectors(p.params, count, seed)
-    v = flat(v, count) if as_flat else v
-    arguments = (p.params, p.buffers, p.batch, v)
-    given_leaves = torch.utils._pytree.tree_flatten(arguments)[0]
-    before = [leaf.clone() for leaf in given_leaves]
-    product = row.operation(p)(*arguments)
-    assert all(torch.equal(leaf, copy) for leaf, copy in zip(given_leaves, before, strict=True))
-    storages = {leaf.untyped_storage().data_ptr() for leaf in given_leaves}
-    assert all(leaf.untyped_storage().data_ptr() not in storages for leaf in torch.utils._pytree.tree_flatten(product)[0])
+def test_all_other_laws_of_the_kit_hold(row: Row, p: Problem, seed: int) -> None:
+    check_laws(row, p, seed, LAWS.keys() - QUICK - {"compiled"})
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.chunks])

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -16,29 +16,26 @@ from pure_batchops.types import Tree, Vector
 Order = Callable[[list[Any]], list[Any]]
 
 
-class Given(NamedTuple):
-    """A vector in one of its forms, and the product that it must have."""
-
-    form: str
-    v: Vector
-    product: Vector
-
-
 def forms(case: Case) -> bool:
     """All forms of v must give one product, each in the form of its v: a tree, K trees, (D,) and (K, D), also for K = 0."""
-    v = row(vector(case, 1, 3), 0)
+    three = vector(case, 1, 3)
+    v = row(three, 0)
     agree(_blank(product(case, v)), _blank(v), Tolerance(), "in the product of a tree (only its shape was looked at)")
-    for each in all_forms(case):
-        agree(product(case, each.v), each.product, case.tolerance, f"for v as {each.form}")
+    expected = all_forms(case, stacked([product(case, row(three, i)) for i in range(3)]))
+    for form, given in all_forms(case, three).items():
+        agree(product(case, given), expected[form], case.tolerance, f"for v as {form}")
     return True
 
 
 def at(case: Case) -> bool:
     """What op.at(params, buffers, batch) returns must give the product of op, for every v, one after another."""
     multiply = case.op.at(copied(case.params), copied(case.buffers), copied(case.batch))
-    given = all_forms(case)
-    for each in [*given, given[0]]:
-        agree(multiply(copied(each.v)), product(case, each.v), case.tolerance, f"for v as {each.form}")
+    expected = []
+    for form, v in all_forms(case, vector(case, 1, 3)).items():
+        expected.append((form, v, product(case, v)))
+        agree(multiply(copied(v)), expected[-1][2], case.tolerance, f"for v as {form}")
+    form, v, again = expected[0]
+    agree(multiply(copied(v)), again, case.tolerance, f"for v as {form}, once more")
     return True
 
 
@@ -56,22 +53,16 @@ def key_order(case: Case) -> bool:
     return True
 
 
-def all_forms(case: Case) -> list[Given]:
-    """Three vectors in every form, with their products from those of each as a tree."""
-    three = vector(case, 1, 3)
-    products = stacked([product(case, row(three, i)) for i in range(3)])
-    found = [Given("a tree", row(three, 0), row(products, 0))]
-    found += [
-        Given(f"trees with a leading axis of {count}", _first(three, count), _first(products, count)) for count in (3, 1, 0)
-    ]
-    if not is_uniform(case.params):
-        return found
-    flat_one = Given("a flat tensor", flat(case, found[0].v), flat(case, found[0].product))
-    rows = [
-        Given(f"{count} flat rows", flat(case, each.v, count), flat(case, each.product, count))
-        for count, each in zip((3, 1, 0), found[1:], strict=True)
-    ]
-    return [*found, flat_one, *rows]
+def all_forms(case: Case, three: Tree) -> dict[str, Vector]:
+    """Three trees like params in every form; the forms of one are of the first of them."""
+    firsts = {count: map_leaves(lambda leaf, count=count: leaf[:count], three) for count in (3, 1, 0)}
+    one = row(three, 0)
+    found: dict[str, Vector] = {"a tree": one}
+    found |= {f"trees with a leading axis of {count}": trees for count, trees in firsts.items()}
+    if is_uniform(case.params):
+        found["a flat tensor"] = flat(case, one)
+        found |= {f"{count} flat rows": flat(case, trees, count) for count, trees in firsts.items()}
+    return found
 
 
 def _shuffled(seed: int, keys: list[Any]) -> list[Any]:
@@ -83,10 +74,6 @@ def _reordered(tree: Tree, order: Order) -> Tree:
     if type(tree) in (dict, OrderedDict):
         return type(tree)((key, _reordered(tree[key], order)) for key in order(list(tree)))
     return type(tree)(_reordered(child, order) for child in tree) if type(tree) in (list, tuple) else tree
-
-
-def _first(trees: Tree, count: int) -> Tree:
-    return map_leaves(lambda leaf: leaf[:count], trees)
 
 
 def _blank(tree: Tree) -> Tree:
