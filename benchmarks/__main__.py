@@ -11,6 +11,7 @@ import torch
 from benchmarks.contestants import CONTESTANTS, field
 from benchmarks.figures import figures_table
 from benchmarks.growth import growth_table
+from benchmarks.inverses import inverses_table
 from benchmarks.memory import is_measurable
 from benchmarks.operations import MATRICES, OPERATIONS
 from benchmarks.operations_table import operations_table
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Callable[[Plan], Table]] = {
     "operations": operations_table,
     "peers": peers_table,
     "figures": figures_table,
+    "inverses": inverses_table,
     "growth": growth_table,
 }
 

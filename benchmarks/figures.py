@@ -1,18 +1,17 @@
 """Figures of another kind, one row each: ensembles and compiled operations, each against something that is taken in turn."""
 
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 
 from benchmarks.contestants import Multiplication, NotOffered, Products
 from benchmarks.operations import OPERATIONS
-from benchmarks.problems import Problem, plain_gradient, problem, vectors
+from benchmarks.problems import Problem, members, plain_gradient, problem, vectors
 from benchmarks.report import Row, Table
 from benchmarks.sections import GRADIENT, Plan, progress
 from benchmarks.times import Call, in_turn
-from pure_batchops import Operation, functional_state, stack_states
+from pure_batchops import Operation, stack_states
 
 MEMBERS = 32
 
@@ -106,34 +105,20 @@ def _compiled(found: Problem, op: Operation) -> Call:
     return lambda: compiled(found.params, found.buffers, found.batch, v)
 
 
-def _members(found: Problem) -> list[Problem]:
-    """The problem with parameters that are each a little different."""
-    noise = torch.Generator().manual_seed(2)
-    members = []
-    for _ in range(MEMBERS):
-        model = deepcopy(found.model)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += 0.01 * torch.randn(parameter.shape, generator=noise)
-        params, buffers = functional_state(model)
-        members.append(found._replace(model=model, params=params, buffers=buffers))
-    return members
-
-
 def _ensemble(found: Problem, op: Operation) -> Call:
-    members = stack_states([(member.params, member.buffers) for member in _members(found)])
+    states = stack_states([(member.params, member.buffers) for member in members(found, MEMBERS)])
     multiply, v = torch.vmap(op, in_dims=(0, 0, None, None)), vectors(found)
-    return lambda: multiply(*members, found.batch, v)
+    return lambda: multiply(*states, found.batch, v)
 
 
 def _compiled_ensemble(found: Problem, op: Operation) -> Call:
-    members = stack_states([(member.params, member.buffers) for member in _members(found)])
+    states = stack_states([(member.params, member.buffers) for member in members(found, MEMBERS)])
     multiply, v = torch.compile(torch.vmap(op, in_dims=(0, 0, None, None)), fullgraph=True), vectors(found)
-    return lambda: multiply(*members, found.batch, v)
+    return lambda: multiply(*states, found.batch, v)
 
 
 def _looped(found: Problem, operation: str, products: Products) -> Call:
-    calls = [products[operation](member, vectors(found)).call for member in _members(found)]
+    calls = [products[operation](member, vectors(found)).call for member in members(found, MEMBERS)]
     return lambda: [call() for call in calls]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -72,6 +73,20 @@ def plain_gradient(problem: Problem) -> Callable[[], object]:
 def vectors(problem: Problem, *shape: int) -> Tensor:
     """Flat vectors of normal numbers, `(*shape, D)`."""
     return torch.randn(*shape, dimension(problem.params), generator=torch.Generator().manual_seed(1))
+
+
+def members(problem: Problem, count: int) -> list[Problem]:
+    """An ensemble: the problem with parameters that are each a little different."""
+    noise = torch.Generator().manual_seed(2)
+    found = []
+    for _ in range(count):
+        model = deepcopy(problem.model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.01 * torch.randn(parameter.shape, generator=noise)
+        params, buffers = functional_state(model)
+        found.append(problem._replace(model=model, params=params, buffers=buffers))
+    return found
 
 
 @contextmanager

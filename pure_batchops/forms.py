@@ -88,7 +88,8 @@ def _flat_form(params: Params, expected: dict[Path, Tensor], v: Tensor) -> Form:
         return torch.cat([leaf.reshape(*lead, like.numel()) for leaf, like in sized], -1)
 
     def of_trees(products: Iterable[Tree]) -> Tensor:
-        return torch.stack([torch.cat([leaf.reshape(-1) for leaf in leaves(product)]) for product in products])
+        found = [torch.cat([leaf.reshape(-1) for leaf in leaves(product)]) for product in products]
+        return torch.stack(found) if len(found) > 1 else found[0][None]
 
     return Form(
         v.shape[0] if lead else None,

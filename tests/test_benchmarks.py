@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import figures, growth
+from benchmarks import figures, growth, inverses
 from benchmarks.__main__ import main
 from benchmarks.contestants import CONTESTANTS, Contestant, Field, Multiplication, NotOffered, by_hand, field
 from benchmarks.memory import peak_memories
@@ -18,7 +18,7 @@ from benchmarks.pictures import drawn
 from benchmarks.problems import RECIPES, dimension, plain_attention, plain_gradient, problem, vectors
 from benchmarks.sections import Plan
 from benchmarks.times import Effort, Turns, in_turn
-from pure_batchops import batch_operation, gauss_newton
+from pure_batchops import averaged, batch_operation, direct, gauss_newton, influence
 
 SIZES = {"tiny": (64, 1_507), "mlp": (128, 669_706), "cnn": (64, 34_826), "transformer": (16, 792_330)}
 ONCE = Effort(1, seconds=0.0)
@@ -254,6 +254,44 @@ def test_what_does_not_compile_is_said(monkeypatch):
     monkeypatch.setattr(torch, "compile", fails)
     (row,) = figures.figures_table(Plan(["tiny"], ["hessian"], Field({}, {}, {}), ONCE)).rows
     assert row["remark"] == "does not compile here: KeyError: 'compiler'"
+
+
+def test_inverses_have_a_row_for_each_that_can_be_measured():
+    plan = Plan(["tiny"], list(OPERATIONS), Field({}, {}, {}), ONCE)
+    table = inverses.inverses_table(plan)
+    rows = list(table.rows)
+    kinds = {
+        "at": ("hessian", "gauss_newton", "generalized_gauss_newton"),
+        "ensemble": ("hessian", "generalized_gauss_newton"),
+    }
+    expected = [(figure, operation) for figure, names in kinds.items() for operation in names]
+    assert [(row["figure"], row["operation"]) for row in rows] == expected
+    assert all(row["ratio"] > 0 and row["remark"] is None and set(row) == set(table.columns) for row in rows)
+    assert not list(inverses.inverses_table(plan._replace(problems=["mlp"], quick=True)).rows)
+
+
+def test_inverse_with_another_number_is_reported_and_not_timed():
+    figure = inverses.figures()[0]
+
+    def twice(found, operation):
+        call = figure.theirs(found, operation)
+        return lambda: 2 * call()
+
+    row = inverses.measured(figure._replace(theirs=twice), Plan(["tiny"], ["hessian"], Field({}, {}, {}), ONCE))
+    assert row["remark"] == "another number: not timed"
+    assert row["ratio"] is None
+
+
+def test_influence_that_is_measured_is_that_of_the_dense_inverse():
+    found = problem("tiny")
+    train, test = inverses.divided(found.batch)
+    assert [len(y) for _, y in train] == [8] * 7 + [3]
+    influences = inverses.influence_by_hessian(found)(None, None, None, None)
+    inverse = direct(averaged(OPERATIONS["hessian"](found)), inverses.DAMPING)
+    expected = -influence(inverse, found.loss)(found.params, found.buffers, train, test)
+    torch.testing.assert_close(
+        influences, expected, rtol=0.01, atol=0.01
+    )  # of single precision, to the tolerance of the solve
 
 
 def test_growth_has_a_point_for_each_size_and_is_drawn(monkeypatch, tmp_path):

@@ -1,18 +1,27 @@
-"""The batch operations of pyDVL."""
+"""The batch operations of pyDVL, and its influences."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from pydvl.influence.torch.base import TorchBatch
 from pydvl.influence.torch.batch_operation import (
+    ChunkAveraging,
     GaussNewtonBatchOperation,
     HessianBatchOperation,
     InverseHarmonicMeanBatchOperation,
 )
+from pydvl.influence.torch.influence_function_model import CgInfluence, InverseHarmonicMeanInfluence
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.contestants import Multiplication, Products
+from benchmarks.inverses import DAMPING, TOLERANCE
 from benchmarks.operations import REGULARIZATION
 from benchmarks.problems import Problem
+from benchmarks.times import Call
+
+Batch = tuple[Tensor, Tensor]
 
 
 def _applied(operation: Any, problem: Problem, v: Tensor) -> Multiplication:
@@ -28,4 +37,35 @@ PRODUCTS: Products = {
     "inverse_harmonic_mean": lambda p, v: _applied(
         InverseHarmonicMeanBatchOperation(p.model, p.criterion, REGULARIZATION), p, v
     ),
+}
+
+
+def _influences(model: Any, train: list[Batch], test: Batch) -> Call:
+    data = TensorDataset(*(torch.cat(parts) for parts in zip(*train, strict=True)))
+    fitted = model.fit(DataLoader(data, batch_size=len(train[0][1])))
+    for block in fitted.block_mapper.composable_block_dict.values():
+        operator = getattr(block.op, "operator", block.op)  # of conjugate gradients, the Hessian
+        operator.averaging = ChunkAveraging()  # its PointAveraging leaves the first batch out of the sum
+
+    def influences() -> Tensor:
+        factors = fitted.influence_factors(*test)
+        return torch.cat([fitted.influences_from_factors(factors, *batch) for batch in train], 1)
+
+    return influences
+
+
+def _by_conjugate_gradients(problem: Problem, train: list[Batch], test: Batch) -> Call:
+    """It stops where a residual's norm is below atol²: that of ours, of the first test point."""
+    losses = problem.criterion(problem.model(test[0][:1]), test[1][:1])
+    gradient = torch.cat([leaf.flatten() for leaf in torch.autograd.grad(losses, list(problem.model.parameters()))])
+    least = float((TOLERANCE * gradient.norm()).sqrt())
+    model = CgInfluence(problem.model, problem.criterion, DAMPING, rtol=0.0, atol=least, maxiter=100)
+    return _influences(model, train, test)
+
+
+INFLUENCES: dict[str, Callable[[Problem, list[Batch], Batch], Call]] = {
+    "inverse_harmonic_mean": lambda p, train, test: _influences(
+        InverseHarmonicMeanInfluence(p.model, p.criterion, REGULARIZATION), train, test
+    ),
+    "hessian": _by_conjugate_gradients,
 }

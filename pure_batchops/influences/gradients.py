@@ -14,8 +14,8 @@ from pure_batchops.solvers.rows import width
 from pure_batchops.trees import move, parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 
-NUMBERS_AT_ONCE = 2**23
-"""Gradients are solved for so many samples at once as have this many numbers (32 MiB in float32)."""
+NUMBERS_AT_ONCE = 2**22
+"""Gradients are solved for so many samples at once as have this many numbers (16 MiB in float32)."""
 
 Rows = Callable[[Tensor], Tensor]
 

@@ -23,7 +23,7 @@ def influence(
         inverse: M⁻¹, an operation on batches, `averaged(inverse_harmonic_mean(loss, λ))` or any inverse of `averaged(op)`.
         loss: `(params, buffers, batch) -> (n,)`; samples must not depend on each other.
         chunk_size: how many test points are solved for at once; for each chunk the training data are read twice. By default
-            as many as have gradients of 2²³ numbers, at least one. Memory grows with it, and with no number of points.
+            as many as have gradients of 2²² numbers, at least one. Memory grows with it, and with no number of points.
 
     Returns:
         `influences(params, buffers, train_batches, test_batch) -> (n_test, n_train)`, training points in the order of

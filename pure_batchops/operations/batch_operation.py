@@ -116,8 +116,8 @@ def _products(multiplication: Multiplication, form: Form, chunk: int | None) -> 
     if form.vectors == 0:
         return form.of_tree(map_leaves(torch.zeros_like, tree))
     chunk = chunk or max(1, together // max(1, sum(leaf[0].numel() for leaf in leaves(tree))))
-    if chunk > 1:
-        return form.of_tree(torch.vmap(multiply, chunk_size=min(chunk, form.vectors))(tree))
+    if min(chunk, form.vectors) > 1:
+        return form.of_tree(torch.vmap(multiply, chunk_size=chunk)(tree))
     return form.of_trees(multiply(map_leaves(lambda leaf, i=i: leaf[i], tree)) for i in range(form.vectors))
 
 

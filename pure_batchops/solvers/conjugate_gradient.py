@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.forms import vector_form
-from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, finite, only, operation_on_rows, rows_of, width
+from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, finite, only, operation_on_rows, plus, rows_of, width
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
 
 
@@ -149,7 +149,7 @@ def _solver(
     def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Tensor], Solution]:
         multiply = rows_of(op, params, buffers, batch)
         near = rows_of(preconditioner, params, buffers, batch) if preconditioner is not None else lambda rows: rows
-        return lambda rows: _solved(lambda p: multiply(p) + damping * p, near, rows, share, most)
+        return lambda rows: _solved(lambda p: plus(multiply(p), damping, p), near, rows, share, most)
 
     return at
 

@@ -86,8 +86,15 @@ def width(params: Params) -> int:
 
 
 def dots(one: Tensor, other: Tensor) -> Tensor:
-    """The inner products of rows, `(K,)`, without a copy of their products."""
-    return (one[:, None] @ other[:, :, None])[:, 0, 0]
+    """The inner products of rows, `(K,)`, without a copy of their products where that would be large."""
+    if one.numel() < 2**17:
+        return torch.linalg.vecdot(one, other)
+    return torch.bmm(one[:, None], other[:, :, None]).flatten()
+
+
+def plus(one: Tensor, scale: float | Tensor, other: Tensor) -> Tensor:
+    """One + scale · other, without a copy of the product where scale is a number."""
+    return one + scale * other if isinstance(scale, Tensor) else torch.add(one, other, alpha=scale)
 
 
 def only(good: Tensor, rows: Tensor, error: Callable[[Tensor], Exception]) -> Tensor:
