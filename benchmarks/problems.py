@@ -94,8 +94,9 @@ def plain_attention() -> Generator[None, None, None]:
     """Attention by plain matrix products for all contestants: its fused kernels have no second derivative."""
     attention: Any = getattr(torch.nn, "attention", None)
     kernel = attention.sdpa_kernel(attention.SDPBackend.MATH) if attention else nullcontext()
-    switch = getattr(torch.backends.mha, "set_fastpath_enabled", lambda value: None)  # noqa: ARG005
-    before = getattr(torch.backends.mha, "get_fastpath_enabled", lambda: True)()
+    fast_path = getattr(torch.backends, "mha", None)
+    switch = getattr(fast_path, "set_fastpath_enabled", lambda value: None)  # noqa: ARG005
+    before = getattr(fast_path, "get_fastpath_enabled", lambda: True)()
     switch(value=False)
     try:
         with kernel:

@@ -173,7 +173,8 @@ def test_peers_are_compared_timed_and_written_as_text_and_json(capsys, monkeypat
     main([*only, "--quick", "--json", str(tmp_path / "found.json")], rounds=1)
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    assert found["machine"]["torch"] == found["versions"]["torch"] == torch.__version__
+    assert found["machine"]["torch"] == torch.__version__
+    assert found["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert found["rounds"] == 1
     rows = found["tables"]["peers"]
     assert {(row["operation"], row["vectors"]) for row in rows} == {(name, k) for name in PRODUCTS for k in (1, 16)}

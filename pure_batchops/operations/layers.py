@@ -44,7 +44,7 @@ def layer_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
     """The layer that a call of a function of torch is, its input and its weight; None for a function unknown here."""
     if function is F.linear and len(args) >= 2 and args[1].dim() == 2:
         return _LINEAR, args[0], args[1]
-    if function in _CONVOLUTIONS and len(args) >= 2:
+    if function in _CONVOLUTIONS and len(args) >= 2 and args[0].dim() == args[1].dim():  # a batch of images
         axes, gradient = _CONVOLUTIONS[function]
         options = dict(zip(_OF_CONVOLUTION, args[3:], strict=False))
         options.update({name: option for name, option in kwargs.items() if name in _OF_CONVOLUTION})
@@ -73,7 +73,8 @@ def weight_gradients(use: Use, like: Tensor) -> Tensor:
     """The gradients of the weight, one of each sample, `(n, …)`."""
     layer, x, delta = use
     if layer is _LINEAR:
-        return delta.reshape(len(delta), -1, delta.shape[-1]).mT @ x.reshape(len(x), -1, x.shape[-1])
+        x, delta = x.reshape(len(x), -1, x.shape[-1]), delta.reshape(len(delta), -1, delta.shape[-1]).mT
+        return delta * x if x.shape[1] == 1 else delta @ x  # torch takes outer products slowly for matrix products
     return torch.vmap(lambda x, delta: layer.gradient(x[None], delta[None], like))(x, delta)
 
 

@@ -22,6 +22,9 @@ from pure_batchops.types import Batch, Buffers, LinearMap, Params, SampleLosses,
 HELD = 2**22
 """Gradients of samples are held while they have no more numbers than this (16 MiB in float32)."""
 
+JOINED = 2**18
+"""Smaller gradients are held in one matrix: there the calls count, and not the copy."""
+
 
 class SampleGradients(NamedTuple):
     """J.
@@ -128,7 +131,7 @@ def _from(tapped: Tapped, trust: Tensor | float, params: Params) -> SampleGradie
     flat, losses = leaves(params), tapped.losses
     matrices = {number: rows.reshape(len(rows), flat[number].numel()) for number, rows in tapped.gradients.items()}
     if not tapped.uses and is_uniform(params):
-        return _of_matrix(torch.cat([matrices[number] for number in range(len(flat))], 1), trust, losses)
+        return _of_matrices([matrices[number] for number in range(len(flat))], trust, losses)
 
     def push(v: Tree) -> Tensor:
         parts = leaves(v)
@@ -151,13 +154,21 @@ def _from(tapped: Tapped, trust: Tensor | float, params: Params) -> SampleGradie
     return SampleGradients(losses, push, pull, norms, HELD)
 
 
-def _of_matrix(matrix: Tensor, trust: Tensor | float, losses: Tensor) -> SampleGradients:
-    """J as a matrix, `(n, D)`, which multiplies rows: V ↦ V Jᵀ, `(K, n)`, and U ↦ U J, `(K, D)`."""
-    return SampleGradients(
-        losses,
-        lambda rows: ((rows @ matrix.mT) * trust).to(losses.dtype),
-        lambda rows: (rows.to(matrix.dtype) @ matrix).to(matrix.dtype),  # autocast has its own
-        lambda: wide(matrix).square().sum(1) * trust,
-        HELD,
-        takes_rows=True,
-    )
+def _of_matrices(matrices: list[Tensor], trust: Tensor | float, losses: Tensor) -> SampleGradients:
+    """J as matrices `(n, …)` of D columns together, which multiply rows: V ↦ V Jᵀ, `(K, n)`, and U ↦ U J, `(K, D)`."""
+    if sum(matrix.numel() for matrix in matrices) <= JOINED:
+        matrices = [torch.cat(matrices, 1)]
+    sizes = [matrix.shape[1] for matrix in matrices]
+
+    def push(rows: Tensor) -> Tensor:
+        first, *more = (part @ matrix.mT for part, matrix in zip(rows.split(sizes, 1), matrices, strict=True))
+        return (sum(more, first) * trust).to(losses.dtype)
+
+    def pull(rows: Tensor) -> Tensor:
+        first, *more = ((rows.to(matrix.dtype) @ matrix).to(matrix.dtype) for matrix in matrices)  # autocast has its own
+        return torch.cat([first, *more], 1) if more else first
+
+    def norms() -> Tensor:
+        return torch.stack([wide(matrix).square().sum(1) for matrix in matrices]).sum(0) * trust
+
+    return SampleGradients(losses, push, pull, norms, HELD, takes_rows=True)
