@@ -1,7 +1,7 @@
 """The problems on which operations are measured: a model, its loss and a seeded batch, in float32."""
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -92,14 +92,17 @@ def members(problem: Problem, count: int) -> list[Problem]:
 @contextmanager
 def plain_attention() -> Generator[None, None, None]:
     """Attention by plain matrix products for all contestants: its fused kernels have no second derivative."""
-    attention: Any = getattr(torch.nn, "attention", None)
-    kernel = attention.sdpa_kernel(attention.SDPBackend.MATH) if attention else nullcontext()
+    attention: Any = getattr(torch.nn, "attention", None)  # torch 2.3
+    if attention:
+        plain = attention.sdpa_kernel(attention.SDPBackend.MATH)
+    else:
+        plain = torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False)
     fast_path = getattr(torch.backends, "mha", None)
     switch = getattr(fast_path, "set_fastpath_enabled", lambda value: None)  # noqa: ARG005
     before = getattr(fast_path, "get_fastpath_enabled", lambda: True)()
     switch(value=False)
     try:
-        with kernel:
+        with plain:
             yield
     finally:
         switch(value=before)
