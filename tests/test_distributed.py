@@ -104,18 +104,9 @@ def test_product_takes_one_all_reduce_of_its_numbers(everywhere):
 
 def solved(rank, mean, batches):
     op, params, buffers, data, v = case("perceptron", "gauss_newton", "flat", torch.float64, 1)
-    multiply = mean(pb.damped(op, 0.1)).at(params, buffers, parts(data, *batches, rank))
-    x, residual = torch.zeros_like(v), v
-    direction = residual
-    for _ in range(30):
-        product = multiply(direction)
-        step = residual @ residual / (direction @ product)
-        x, smaller = x + step * direction, residual - step * product
-        direction = smaller + (smaller @ smaller) / (residual @ residual) * direction
-        residual = smaller
-        if residual.norm() < 1e-10:
-            break
-    return x, multiply(x)
+    damped, own = pb.damped(mean(op), 0.1), parts(data, *batches, rank)
+    x = pb.conjugate_gradient(mean(op), 0.1, tolerance=1e-10)(params, buffers, own, v)
+    return x, damped(params, buffers, own, x)
 
 
 def test_conjugate_gradient_solves_on_all_ranks_in_step(everywhere):
