@@ -52,7 +52,7 @@ ABOUT = (
     "bytes"
 )
 
-Side = Callable[[Problem, str], Call]
+Side = Callable[[Problem, str], Callable[[], Tensor]]
 
 
 class Figure(NamedTuple):
@@ -112,18 +112,22 @@ def _rows(plan: Plan) -> Iterator[Row]:
 
 
 def measured(figure: Figure, plan: Plan) -> Row:
-    """The row of a figure, not timed if the numbers differ by more than the tolerance of a solve."""
+    """The row of a figure, without its times if the numbers differ by more than solves of that tolerance may."""
     found = problem(figure.problem, figure.samples)
     row: Row = {**dict.fromkeys(COLUMNS), "figure": figure.name, "problem": figure.problem}
     row |= {"operation": figure.operation, "over": figure.over}
-    ours, theirs = figure.ours(found, figure.operation), figure.theirs(found, figure.operation)
+    found_by: dict[Side, Tensor] = {}
+
+    def keeping(side: Side) -> Call:
+        call = side(found, figure.operation)
+        return lambda: found_by.update({side: call()})
+
+    turns = in_turn([keeping(figure.ours), keeping(figure.theirs)], plan.effort)
     if figure.same:
-        mine, other = ours(), theirs()
-        difference = float((mine - other).norm() / mine.norm())
-        row["differ by"] = difference
+        ours, theirs = found_by[figure.ours], found_by[figure.theirs]
+        row["differ by"] = difference = float((ours - theirs).norm() / ours.norm())
         if not difference <= 10 * TOLERANCE:
-            return row | {"remark": "another number: not timed"}
-    turns = in_turn([ours, theirs], plan.effort)
+            return row | {"remark": "another number"}
     row |= {"ratio": turns.ratio(0, 1), "ms": 1000 * turns.median(0), "theirs ms": 1000 * turns.median(1)}
     if figure.measured is not None:
         row["peak MB"] = peak_memories(figure.problem, SAMPLES, [figure.measured])[0]
@@ -135,12 +139,12 @@ def _steps(op: Operation) -> Callable[..., Any]:
     return conjugate_gradient_solution(op, DAMPING, tolerance=1e-30, max_steps=STEPS)
 
 
-def _solve(found: Problem, operation: str, op: Operation | None = None) -> Call:
+def _solve(found: Problem, operation: str, op: Operation | None = None) -> Callable[[], Tensor]:
     solve, v = _steps(op or OPERATIONS[operation](found)), vectors(found)
     return lambda: solve(found.params, found.buffers, found.batch, v).solution
 
 
-def _solve_anew(found: Problem, operation: str) -> Call:
+def _solve_anew(found: Problem, operation: str) -> Callable[[], Tensor]:
     op = OPERATIONS[operation](found)
 
     def anew(params: Any, buffers: Any, batch: Any, v: Tensor) -> Any:
@@ -152,7 +156,7 @@ def _solve_anew(found: Problem, operation: str) -> Call:
     return _solve(found, operation, with_at(anew, at))
 
 
-def _solve_of_all(found: Problem, operation: str) -> Call:
+def _solve_of_all(found: Problem, operation: str) -> Callable[[], Tensor]:
     states = stack_states([(member.params, member.buffers) for member in members(found, MEMBERS)])
     solve, v = torch.vmap(_steps(OPERATIONS[operation](found)), in_dims=(0, 0, None, None)), vectors(found)
     return lambda: solve(*states, found.batch, v).solution
@@ -172,12 +176,12 @@ def inverse(found: Problem, operation: str) -> Operation:
     return op if operation == "inverse_harmonic_mean" else conjugate_gradient(op, DAMPING, tolerance=TOLERANCE)
 
 
-def _influence(found: Problem, operation: str) -> Call:
+def _influence(found: Problem, operation: str) -> Callable[[], Tensor]:
     influences, (train, test) = influence(inverse(found, operation), found.loss), divided(found.batch)
     return lambda: -influences(found.params, found.buffers, train, test)  # pyDVL's has the other sign
 
 
-def _influence_by_pydvl(found: Problem, operation: str) -> Call:
+def _influence_by_pydvl(found: Problem, operation: str) -> Callable[[], Tensor]:
     return resolve_name("benchmarks.contestants.of_pydvl:INFLUENCES")[operation](found, *divided(found.batch))
 
 

@@ -19,7 +19,6 @@ from benchmarks.contestants import Multiplication, Products
 from benchmarks.inverses import DAMPING, TOLERANCE
 from benchmarks.operations import REGULARIZATION
 from benchmarks.problems import Problem
-from benchmarks.times import Call
 
 Batch = tuple[Tensor, Tensor]
 
@@ -40,7 +39,7 @@ PRODUCTS: Products = {
 }
 
 
-def _influences(model: Any, train: list[Batch], test: Batch) -> Call:
+def _influences(model: Any, train: list[Batch], test: Batch) -> Callable[[], Tensor]:
     data = TensorDataset(*(torch.cat(parts) for parts in zip(*train, strict=True)))
     fitted = model.fit(DataLoader(data, batch_size=len(train[0][1])))
     for block in fitted.block_mapper.composable_block_dict.values():
@@ -54,7 +53,7 @@ def _influences(model: Any, train: list[Batch], test: Batch) -> Call:
     return influences
 
 
-def _by_conjugate_gradients(problem: Problem, train: list[Batch], test: Batch) -> Call:
+def _by_conjugate_gradients(problem: Problem, train: list[Batch], test: Batch) -> Callable[[], Tensor]:
     """It stops where a residual's norm is below atol²: that of ours, of the first test point."""
     losses = problem.criterion(problem.model(test[0][:1]), test[1][:1])
     gradient = torch.cat([leaf.flatten() for leaf in torch.autograd.grad(losses, list(problem.model.parameters()))])
@@ -63,7 +62,7 @@ def _by_conjugate_gradients(problem: Problem, train: list[Batch], test: Batch) -
     return _influences(model, train, test)
 
 
-INFLUENCES: dict[str, Callable[[Problem, list[Batch], Batch], Call]] = {
+INFLUENCES: dict[str, Callable[[Problem, list[Batch], Batch], Callable[[], Tensor]]] = {
     "inverse_harmonic_mean": lambda p, train, test: _influences(
         InverseHarmonicMeanInfluence(p.model, p.criterion, REGULARIZATION), train, test
     ),
