@@ -41,7 +41,7 @@ def drawn(tables: Mapping[str, Sequence[Row]], folder: Path) -> str:
     for name, picture in (("peers", peers_picture), ("growth", growth_picture)):
         if tables.get(name):
             figure = picture(tables[name])
-            figure.savefig(folder / f"{name}.png", dpi=110)
+            figure.savefig(folder / f"{name}.png", dpi=85)
             made.append(str(folder / f"{name}.png"))
     return f"pictures: {', '.join(made) or 'none, as neither peers nor growth were measured'}"
 
