@@ -80,6 +80,13 @@ def agrees(loss, params, buffers, batch, held):
     assert_close(pb.inverse_harmonic_mean(loss, 0.3, held=held)(params, buffers, batch, v), v @ sum(inverses) / n)
 
 
+@pytest.mark.parametrize("joined", [0, 2**18])
+@pytest.mark.parametrize("name", ["linear", "conv2d", "used twice"])
+def test_gradients_held_in_one_matrix_or_leaf_by_leaf_are_the_same(name, joined, monkeypatch):
+    monkeypatch.setattr(sample_gradients, "JOINED", joined)
+    agrees(*problem(*LAYERS[name]), held=2**22)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_weights_of_known_layers_are_tapped_and_right(name, tapped):
     loss, params, buffers, batch = problem(*LAYERS[name])
