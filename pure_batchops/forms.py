@@ -1,7 +1,7 @@
 """The four forms of a vector: a tree like params, K of them on leading axes, flat, and K flat rows."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class Form(NamedTuple):
         tree: when called, the vector as a tree in the order of params, K of them with a leading axis on every leaf.
         rows: when called, the vectors as rows, `(K, D)`, one as `(1, D)`.
         of_tree: a product that is such a tree, in the form of the vector.
-        of_trees: K products, each a tree like params, in the form of the vector.
+        of_trees: K products, in trees like params with some of them along a first axis, in the form of the vector.
         of_rows: a product that is such rows, in the form of the vector.
     """
 
@@ -67,7 +67,7 @@ def vector_form(params: Params, v: Vector) -> Form:
         lambda: rebuilt(params, found),
         rows,
         lambda product: product,
-        lambda products: map_leaves(lambda *parts: torch.stack(parts), *products),
+        lambda products: map_leaves(lambda *parts: torch.cat(parts), *products),
         lambda product: rebuilt(params, _parts(product, lead, expected)),
     )
 
@@ -87,9 +87,14 @@ def _flat_form(params: Params, expected: dict[Path, Tensor], v: Tensor) -> Form:
         sized = zip(leaves(product), expected.values(), strict=True)
         return torch.cat([leaf.reshape(*lead, like.numel()) for leaf, like in sized], -1)
 
-    def of_trees(products: Iterable[Tree]) -> Tensor:
-        found = [torch.cat([leaf.reshape(-1) for leaf in leaves(product)]) for product in products]
-        return torch.stack(found) if len(found) > 1 else found[0][None]
+    def of_trees(products: Any) -> Tensor:  # torch 2.5 cannot trace an annotation in brackets
+        found, end = None, 0
+        for product in products:
+            some = torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves(product)], 1)
+            found = some.new_empty(v.shape) if found is None else found  # and no second copy of all
+            found[end : end + len(some)] = some
+            end += len(some)
+        return cast("Tensor", found)
 
     return Form(
         v.shape[0] if lead else None,

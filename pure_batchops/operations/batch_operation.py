@@ -116,9 +116,17 @@ def _products(multiplication: Multiplication, form: Form, chunk: int | None) -> 
     if form.vectors == 0:
         return form.of_tree(map_leaves(torch.zeros_like, tree))
     chunk = chunk or max(1, together // max(1, sum(leaf[0].numel() for leaf in leaves(tree))))
-    if min(chunk, form.vectors) > 1:
-        return form.of_tree(torch.vmap(multiply, chunk_size=chunk)(tree))
-    return form.of_trees(multiply(map_leaves(lambda leaf, i=i: leaf[i], tree)) for i in range(form.vectors))
+    if chunk >= form.vectors > 1:
+        return form.of_tree(torch.vmap(multiply)(tree))
+    return form.of_trees(_some(multiply, tree, start, chunk) for start in range(0, form.vectors, chunk))
+
+
+def _some(multiply: LinearMap, vectors: Tree, start: int, chunk: int) -> Tree:
+    """The products of a chunk of the vectors, by vmap; of a single one without."""
+    some = map_leaves(lambda leaf: leaf[start : start + chunk], vectors)
+    if chunk > 1:
+        return torch.vmap(multiply)(some)
+    return map_leaves(lambda leaf: leaf[None], multiply(map_leaves(lambda leaf: leaf[0], some)))
 
 
 def _explained(at: Callable[..., Multiplication], *arguments: Any) -> Multiplication:
