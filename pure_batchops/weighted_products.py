@@ -45,7 +45,9 @@ def weighted_products(op: Operation, weight: Weight, *, finite: bool) -> Stream:
                 _check_finite(product)
             return product, weight(batch)
 
-        return map(term, batches) if checks.compiling() else _numbered(term, batches, first)
+        if checks.compiling():  # torch 2.5 can call a closure only within the function that it is of
+            return [term(batch) for batch in batches]
+        return _numbered(term, batches, first)
 
     return stream
 

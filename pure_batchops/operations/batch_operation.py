@@ -102,9 +102,9 @@ def with_at(operation: Callable[..., Vector], at: Callable[..., Callable[[Vector
     return cast("Operation", operation)
 
 
-def _products(multiplication: Multiplication, form: Form, chunk: int | None) -> Vector:
+def _products(found: Multiplication, form: Form, chunk: int | None) -> Vector:  # torch 2.5 mixes up names: not "multiplication"
     """The product of each of the vectors, a chunk at a time, in their form."""
-    multiply, together, takes_rows = multiplication
+    multiply, together, takes_rows = found
     if takes_rows:
         rows = form.rows()
         step = max(1, chunk or together // max(1, rows.shape[1]))
