@@ -102,7 +102,9 @@ def with_at(operation: Callable[..., Vector], at: Callable[..., Callable[[Vector
     return cast("Operation", operation)
 
 
-def _products(found: Multiplication, form: Form, chunk: int | None) -> Vector:  # torch 2.5 mixes up names: not "multiplication"
+def _products(
+    found: Multiplication, form: Form, chunk: int | None
+) -> Vector:  # torch 2.5 mixes up names: not "multiplication"
     """The product of each of the vectors, a chunk at a time, in their form."""
     multiply, together, takes_rows = found
     if takes_rows:

@@ -1,6 +1,7 @@
 """The inverse by conjugate gradients."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -80,18 +81,8 @@ def conjugate_gradient(
     """
     solve_at = _solver(op, regularization, tolerance, max_steps, preconditioner)
 
-    def refused(found: Solution) -> Callable[[Tensor], Exception]:
-        return lambda good: LinAlgError(_complaint(found, good, float(tolerance), int(max_steps)))
-
     def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
-        solve = solve_at(params, buffers, batch)
-
-        def multiply(rows: Tensor) -> Tensor:
-            found = solve(rows)
-            scaled = found._replace(residual_norms=found.residual_norms / dots(rows, rows).sqrt())
-            return only(found.converged, found.solution, refused(scaled))
-
-        return multiply
+        return partial(_only_converged, solve_at(params, buffers, batch), float(tolerance), int(max_steps))
 
     return operation_on_rows(at)
 
@@ -148,13 +139,27 @@ def _solver(
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Tensor], Solution]:
         multiply = rows_of(op, params, buffers, batch)
-        near = rows_of(preconditioner, params, buffers, batch) if preconditioner is not None else lambda rows: rows
-        return lambda rows: _solved(lambda p: plus(multiply(p), damping, p), near, rows, share, most)
+        near = rows_of(preconditioner, params, buffers, batch) if preconditioner is not None else _as_it_is
+        return partial(_solved, partial(_damped, multiply, damping), near, share, most)
 
     return at
 
 
-def _solved(multiply: RowMap, near: RowMap, rows: Tensor, tolerance: float, max_steps: int) -> Solution:
+def _damped(multiply: RowMap, damping: float | Tensor, rows: Tensor) -> Tensor:
+    return plus(multiply(rows), damping, rows)
+
+
+def _as_it_is(rows: Tensor) -> Tensor:
+    return rows
+
+
+def _only_converged(solve: Callable[[Tensor], Solution], tolerance: float, max_steps: int, rows: Tensor) -> Tensor:
+    found = solve(rows)
+    shares = found.residual_norms / dots(rows, rows).sqrt()
+    return only(found.converged, found.solution, partial(_not_solved, found, shares, tolerance, max_steps))
+
+
+def _solved(multiply: RowMap, near: RowMap, tolerance: float, max_steps: int, rows: Tensor) -> Solution:
     goals = tolerance * dots(rows, rows).sqrt()
     start = near(rows)
     nothing = torch.zeros_like(goals)
@@ -199,17 +204,17 @@ def _of_active(multiply: RowMap, state: _State) -> Tensor:
     return torch.zeros_like(state.direction).index_put((state.active,), multiply(state.direction[state.active]))
 
 
-def _complaint(found: Solution, good: Tensor, tolerance: float, max_steps: int) -> str:
+def _not_solved(found: Solution, shares: Tensor, tolerance: float, max_steps: int, good: Tensor) -> Exception:
     bad, of = int((~good).sum()), f"of {len(good)} right-hand sides"
     if found.negative_curvature.any():
-        return (
+        return LinAlgError(
             f"m + regularization * I must be positive definite for conjugate_gradient, got a direction of no or negative "
             f"curvature for {int(found.negative_curvature.sum())} {of}; raise regularization above the most negative "
             "eigenvalue's size, or take gauss_newton or generalized_gauss_newton instead of hessian"
         )
-    return (
+    return LinAlgError(
         f"conjugate_gradient must reach residuals of {tolerance:.3g} of v's norm, got up to "
-        f"{float(found.residual_norms[~good].max()):.3g} for {bad} {of} in {int(found.steps.max())} of at most {max_steps} "
+        f"{float(shares[~good].max()):.3g} for {bad} {of} in {int(found.steps.max())} of at most {max_steps} "
         "steps; raise max_steps, tolerance (single precision ends near 1e-7 times the condition number) or "
         "regularization, or give a preconditioner; conjugate_gradient_solution returns what was found"
     )

@@ -1,5 +1,7 @@
 """The inverse of the dense matrix."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -41,14 +43,15 @@ def direct(op: Operation, regularization: float | Tensor) -> Operation:
         factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
         tolerance = torch.finfo(matrix.dtype).eps ** 0.5
 
-        def solve(rows: Tensor) -> Tensor:
-            found = torch.linalg.lu_solve(factors, pivots, rows.mT).mT
-            residual = rows - found @ matrix.mT
-            return only(dots(residual, residual) <= tolerance**2 * dots(rows, rows), found, _singular)
-
-        return solve
+        return partial(_solved, matrix, factors, pivots, tolerance)
 
     return operation_on_rows(at)
+
+
+def _solved(matrix: Tensor, factors: Tensor, pivots: Tensor, tolerance: float, rows: Tensor) -> Tensor:
+    found = torch.linalg.lu_solve(factors, pivots, rows.mT).mT
+    residual = rows - found @ matrix.mT
+    return only(dots(residual, residual) <= tolerance**2 * dots(rows, rows), found, _singular)
 
 
 def _singular(good: Tensor) -> Exception:

@@ -1,7 +1,7 @@
 """The inverse by a recursion over batches."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import reduce
+from functools import partial, reduce
 from itertools import islice, repeat
 from typing import Any
 
@@ -60,31 +60,37 @@ def lissa(
     steps, times = checks.whole("depth", depth), checks.whole("repeats", repeats)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
-        terms = _terms(op, params, buffers, batch)
-
-        def solve(rows: Tensor) -> Tensor:
-            size = given if given is not None else damping + _largest(islice(terms(), steps), rows)
-
-            def step(h: Tensor, product: RowMap) -> Tensor:
-                return rows + (1 - damping / size) * h - product(h) / size
-
-            total = sum(reduce(step, islice(_cycled(terms), steps), rows) for _ in range(times))
-            mean = torch.as_tensor(total) / times
-            # Steps that shrink lengths, or keep them, give ‖h‖ ≤ (d + 1) ‖v‖.
-            bounded = dots(mean, mean).sqrt() <= 1.01 * (steps + 1) * dots(rows, rows).sqrt()
-            return only(bounded, mean / size, lambda good: _diverged(good, size))
-
-        return solve
+        return partial(_solved, _terms(op, params, buffers, batch), damping, given, steps, times)
 
     return operation_on_rows(at)
 
 
-def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Callable[[], Iterator[RowMap]]:
+def _solved(
+    terms: Callable[[], Iterable[RowMap]],
+    damping: float | Tensor,
+    given: float | Tensor | None,
+    steps: int,
+    times: int,
+    rows: Tensor,
+) -> Tensor:
+    size = given if given is not None else damping + _largest(islice(terms(), steps), rows)
+
+    def step(h: Tensor, product: RowMap) -> Tensor:
+        return rows + (1 - damping / size) * h - product(h) / size
+
+    total = sum(reduce(step, _cycled(terms, steps), rows) for _ in range(times))
+    mean = torch.as_tensor(total) / times
+    # Steps that shrink lengths, or keep them, give ‖h‖ ≤ (d + 1) ‖v‖.
+    bounded = dots(mean, mean).sqrt() <= 1.01 * (steps + 1) * dots(rows, rows).sqrt()
+    return only(bounded, mean / size, partial(_diverged, size))
+
+
+def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Callable[[], Iterable[RowMap]]:
     """When called, v ↦ w(b) m(b) v for each of the batches, the weights relative to their mean."""
     each: Any = getattr(op, "terms", None)
     if each is None:
         product = rows_of(op, params, buffers, batch)
-        return lambda: iter([product])
+        return partial(_alone, product)
     if isinstance(batch, Iterator):
         msg = f"batches must be iterable again, as a list or a DataLoader is, got a {type(batch).__name__}"
         raise ValueError(msg)
@@ -100,9 +106,16 @@ def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Cal
     return lambda: (weighted(on_rows(product, params), weight) for product, weight in each(params, buffers, batch))
 
 
-def _cycled(terms: Callable[[], Iterable[RowMap]]) -> Iterator[RowMap]:
-    for again in repeat(terms):
-        yield from again()
+def _alone(product: RowMap) -> list[RowMap]:
+    return [product]
+
+
+def _cycled(terms: Callable[[], Iterable[RowMap]], steps: int) -> Iterator[RowMap]:
+    left = steps
+    while left:
+        for product in islice(terms(), left):
+            left -= 1
+            yield product
 
 
 def _largest(terms: Iterable[RowMap], like: Tensor) -> Tensor:
@@ -120,7 +133,7 @@ def _largest(terms: Iterable[RowMap], like: Tensor) -> Tensor:
     return reduce(torch.maximum, (of_one(product) for product in terms))
 
 
-def _diverged(good: Tensor, scale: float | Tensor) -> Exception:
+def _diverged(scale: float | Tensor, good: Tensor) -> Exception:
     return LinAlgError(
         f"lissa must not diverge, but it does with scale = {float(scale):.4g} for {int((~good).sum())} of {len(good)} "
         "right-hand sides; raise scale above the largest eigenvalue of every batch, or regularization above the size of the "

@@ -1,5 +1,7 @@
 """The inverse of a randomised low-rank approximation."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -59,9 +61,13 @@ def nystroem(op: Operation, regularization: float | Tensor, *, rank: int, seed: 
         rounding = 8 * torch.finfo(like.dtype).eps * torch.linalg.matrix_norm(images)
         vectors, values = _eigenpairs(images, basis, rounding)
         weights = 1 / (values + damping) - 1 / damping
-        return lambda rows: rows / damping + ((rows @ vectors.mT) * weights) @ vectors
+        return partial(_inverse, damping, vectors, weights)
 
     return operation_on_rows(at)
+
+
+def _inverse(damping: float | Tensor, vectors: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+    return rows / damping + ((rows @ vectors.mT) * weights) @ vectors
 
 
 def _eigenpairs(images: Tensor, basis: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

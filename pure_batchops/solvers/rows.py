@@ -1,4 +1,7 @@
-"""What the methods share: an operation on rows, `(K, D)`, and the operation that a method on rows makes."""
+"""What the methods share: an operation on rows, `(K, D)`, and the operation that a method on rows makes.
+
+Maps of rows are `partial`s: torch 2.5 cannot compile closures of a function that returns before they are called.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,28 +31,31 @@ def rows_of(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Ro
 def on_rows(product: LinearMap, params: Params) -> RowMap:
     """A product of vectors in the dtype of params, on rows in at least single precision."""
     dtype = next(iter(parameter_leaves(params).values())).dtype
-    return lambda rows: product(rows.to(dtype)).to(rows.dtype)
+    return partial(_in_its_dtype, product, dtype)
+
+
+def _in_its_dtype(product: LinearMap, dtype: torch.dtype, rows: Tensor) -> Tensor:
+    return product(rows.to(dtype)).to(rows.dtype)
 
 
 def operation_on_rows(at: Callable[[Params, Buffers, Batch], RowMap]) -> Operation:
     """The operation of a function that gives a linear map of rows in at least single precision."""
 
-    def rows_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
+    def operation_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
         width(params)
-        multiply = at(params, buffers, batch)
-
-        def product(v: Vector) -> Vector:
-            form = vector_form(params, v)
-            rows = form.rows()
-            return form.of_rows(multiply(finite(rows)).to(rows.dtype))
-
-        return product
+        return partial(_of_vector, at(params, buffers, batch), params)
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
         vector_form(params, v)  # what is wrong with v is said before anything is computed
-        return rows_at(params, buffers, batch)(v)
+        return operation_at(params, buffers, batch)(v)
 
-    return with_at(operation, rows_at)
+    return with_at(operation, operation_at)
+
+
+def _of_vector(multiply: RowMap, params: Params, v: Vector) -> Vector:
+    form = vector_form(params, v)
+    rows = form.rows()
+    return form.of_rows(multiply(finite(rows)).to(rows.dtype))
 
 
 def finite(rows: Tensor) -> Tensor:
