@@ -39,12 +39,17 @@ class Turns(NamedTuple):
 
 
 def in_turn(calls: Sequence[Call], effort: Effort) -> Turns:
-    """The times of the calls, one after the other, round after round."""
+    """The times of the calls, one after the other, round after round; every other round backwards.
+
+    A call leaves caches and memory to the next as it found them or not, which a fixed order would count for or against it.
+    """
     often = [_often(call) for call in calls]
     found: list[tuple[float, ...]] = []
     spent = 0.0
     while not found or (len(found) < effort.rounds and spent < effort.seconds):
-        found.append(tuple(_seconds(call, count) for call, count in zip(calls, often, strict=True)))
+        step = -1 if len(found) % 2 else 1
+        taken = [_seconds(call, count) for call, count in list(zip(calls, often, strict=True))[::step]]
+        found.append(tuple(taken[::step]))
         spent += sum(seconds * count for seconds, count in zip(found[-1], often, strict=True))
     return Turns(found)
 

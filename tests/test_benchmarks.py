@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import figures, growth, inverses
+from benchmarks import figures, growth, inverses, times
 from benchmarks.__main__ import main
 from benchmarks.contestants import CONTESTANTS, Contestant, Field, Multiplication, NotOffered, by_hand, field
 from benchmarks.memory import peak_memories
@@ -329,3 +329,11 @@ def test_times_are_medians_of_ratios_in_each_round():
     assert Turns([(2.0, 1.0), (30.0, 10.0), (8.0, 1.0)]).median(0) == 8.0
     assert len(in_turn([lambda: None], Effort(3)).seconds) == 3
     assert len(in_turn([lambda: None], Effort(3, seconds=0.0)).seconds) == 1
+
+
+def test_every_other_round_is_taken_backwards_and_each_time_is_its_calls(monkeypatch):
+    taken = []
+    monkeypatch.setattr(times, "timeit", lambda call, number: call() * number)
+    calls = [lambda seconds=seconds: taken.append(seconds) or seconds for seconds in (1.0, 2.0, 3.0)]
+    assert in_turn(calls, Effort(2)).seconds == [(1.0, 2.0, 3.0)] * 2
+    assert taken[-6:] == [1.0, 2.0, 3.0, 3.0, 2.0, 1.0]
