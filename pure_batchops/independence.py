@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import nn
 
-# Of each: rows of the first axis do not meet, or the module fails on a single one.
+# Of each: rows of the first axis do not meet; of a convolution, where it is of a batch of images.
 _ROW_BY_ROW: tuple[type[nn.Module], ...] = (
-    *(nn.Linear, nn.Identity, nn.Embedding, nn.LayerNorm, nn.GroupNorm),
+    *(nn.Linear, nn.Identity, nn.Embedding, nn.GroupNorm),
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.ReLU6),
     *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink, nn.Dropout),
@@ -20,6 +20,8 @@ def is_row_by_row(model: Any) -> bool:
         return all(map(is_row_by_row, model))
     if type(model) is nn.Flatten:
         return model.start_dim > 0 and not _hooked(model)
+    if type(model) is nn.LayerNorm:
+        return len(model.normalized_shape) == 1 and not _hooked(model)  # several axes may be all, the samples' among them
     return type(model) in _ROW_BY_ROW and not _hooked(model)
 
 

@@ -233,6 +233,18 @@ def test_model_that_mixes_samples_is_noticed(model):
         pb.inverse_harmonic_mean(loss, 1.0)(*point, v)
 
 
+def test_modules_that_mix_the_first_axis_for_some_inputs_are_not_taken_for_row_by_row():
+    over_all = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm((4, 3), elementwise_affine=False), nn.Linear(3, 1)).double()
+    unbatched = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(4, 4, 3, padding=1), nn.Flatten(), nn.Linear(20, 1)).double()
+    for model, x in ((over_all, torch.randn(4, 3).double()), (unbatched, torch.randn(4, 5, 4).double())):
+        loss = pb.sample_losses(model, nn.MSELoss())
+        params, buffers = pb.functional_state(model, ["0.*", "?.weight", "2.*"] if model is over_all else ["0.*", "3.*"])
+        point = params, buffers, (x, torch.zeros(4, 1).double())
+        found = pb.dense(pb.gauss_newton(loss))(*point)
+        assert_close(found, pb.dense(pb.gauss_newton(loss, held=0))(*point))
+        assert_close(found, dense_gradients(loss, *point).T @ dense_gradients(loss, *point) / 4)
+
+
 def test_under_autocast_by_layer_is_near():
     loss, params, buffers, batch = problem(nn.Linear(3, 4), torch.randn(5, 3))
     params, batch = {name: leaf.float() for name, leaf in params.items()}, tuple(part.float() for part in batch)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pure_batchops.losses import each_loss
-from pure_batchops.operations.layers import Layer, Use, bias_gradients, layer_of, weight_gradients
+from pure_batchops.operations.layers import Layer, Use, bias_gradients, is_of_one_image, layer_of, weight_gradients
 from pure_batchops.operations.recording import has_others, nothing_looks_on
 from pure_batchops.operations.taps import Calls, Tapped
 from pure_batchops.trees import leaves, rebuilt
@@ -43,6 +43,8 @@ def recorded_layers(loss: SampleLosses, params: Params, buffers: Buffers, batch:
 
     def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = function(*args, **kwargs)
+        if is_of_one_image(function, args):
+            others.append(function)
         touched = [numbers[id(part)] for part in _parts((*args, *kwargs.values())) if id(part) in numbers]
         if not touched or not any(isinstance(part, Tensor) for part in _parts((output,))):  # a shape or a dtype
             return output

@@ -40,6 +40,11 @@ class Use(NamedTuple):
     delta: Tensor
 
 
+def is_of_one_image(function: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a call is a convolution of an image without an axis for a batch: its first axis, the channels, meet."""
+    return function in _CONVOLUTIONS and len(args) >= 2 and args[0].dim() < args[1].dim()
+
+
 def layer_of(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Layer, Tensor, Tensor] | None:
     """The layer that a call of a function of torch is, its input and its weight; None for a function unknown here."""
     if function is F.linear and len(args) >= 2 and args[1].dim() == 2:
