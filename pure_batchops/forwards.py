@@ -42,7 +42,8 @@ def pure_forward(model: nn.Module | Forward) -> Forward:
     shapes = {name: tensor.shape for name, tensor in [*skeleton.named_parameters(), *skeleton.named_buffers()]}
     spread = not _accepts(inspect.signature(skeleton.forward), None)
     attention = _math_attention if any(map(_may_attend, skeleton.modules())) else nullcontext
-    watched = {name for name, _ in skeleton.named_buffers()} if any(part.training for part in model.modules()) else None
+    trains, pure = any(part.training for part in model.modules()), all(map(_is_torchs, model.modules()))
+    watched = None if pure and not trains else {name for name, _ in skeleton.named_buffers()}
 
     def forward(params: Params, buffers: Buffers, inputs: Tree) -> Tree:
         _check_state(shapes, params, buffers)
@@ -52,23 +53,31 @@ def pure_forward(model: nn.Module | Forward) -> Forward:
             with attention():
                 return functional_call(skeleton, (params, buffers), arguments, keywords)
 
-        return outputs(buffers) if watched is None or checks.compiling() else _unmoved(outputs, buffers, watched)
+        return outputs(buffers) if watched is None or checks.compiling() else _unmoved(outputs, buffers, watched, trains)
 
     return forward
 
 
-def _unmoved(outputs: Callable[[Buffers], Tree], buffers: Buffers, watched: set[str]) -> Tree:
-    """The outputs of a model of which a part is in training mode, if it neither draws random numbers nor writes."""
-    before = torch.get_rng_state()
+def _unmoved(outputs: Callable[[Buffers], Tree], buffers: Buffers, watched: set[str], trains: bool) -> Tree:  # noqa: FBT001
+    """The outputs of a model, if it writes into none of its buffers and, in training mode, draws no random numbers."""
+    before = _random_states() if trains else []
     copies = {name: tensor.clone() if name in watched else tensor for name, tensor in buffers.items()}
-    versions = {name: tensor._version for name, tensor in copies.items()}  # noqa: SLF001
+    tracked = {name: copies[name] for name in watched & copies.keys() if not copies[name].is_inference()}
+    versions = {name: tensor._version for name, tensor in tracked.items()}  # noqa: SLF001
     result = outputs(copies)
-    written = [name for name, tensor in copies.items() if tensor._version != versions[name]]  # noqa: SLF001
-    if written or not torch.equal(before, torch.get_rng_state()):
+    written = [name for name, tensor in tracked.items() if tensor._version != versions[name]]  # noqa: SLF001
+    drew = trains and not all(map(torch.equal, before, _random_states()))
+    if written or drew:
         did = f"wrote into its buffers {', '.join(written)}" if written else "drew random numbers (functional dropout?)"
-        msg = f"model must be a pure function of params and buffers, but in training mode it {did}; call model.eval()"
+        way = "but in training mode it {}; call model.eval()" if trains else "but it {}; let its forward return what it writes"
+        msg = f"model must be a pure function of params and buffers, {way.format(did)}"
         raise ValueError(msg)
     return result
+
+
+def _random_states() -> list[Tensor]:
+    """The states of the generators that a forward pass may draw from."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
 
 
 def _refuse_training_mode(model: nn.Module) -> None:
@@ -76,6 +85,12 @@ def _refuse_training_mode(model: nn.Module) -> None:
         where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
         if isinstance(module, BatchNorm) and module.running_mean is None:
             msg = f"model must not mix the samples of a batch, got {where} without running statistics"
+            raise ValueError(msg)
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
+            msg = (
+                f"model must not write into its parameters, got {where} with max_norm={module.max_norm}, which rescales its "
+                "weight in place; set it to None"
+            )
             raise ValueError(msg)
         if not module.training:
             continue
@@ -152,7 +167,11 @@ def _accepts(signature: inspect.Signature, *arguments: Any) -> bool:
 
 def _may_attend(module: nn.Module) -> bool:
     """Whether a module may use scaled_dot_product_attention: torch's own with attention in its name, and any of a user's."""
-    return "ttention" in type(module).__name__ or not type(module).__module__.startswith("torch.nn.modules.")
+    return "ttention" in type(module).__name__ or not _is_torchs(module)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules.")
 
 
 def _math_attention() -> AbstractContextManager[Any]:

@@ -149,6 +149,7 @@ class Writes(nn.Module):
         nn.TransformerEncoderLayer(4, 2, 4),
         nn.LSTM(3, 3, 2, dropout=0.5),
         nn.RReLU(),
+        nn.Sequential(nn.Embedding(3, 3, max_norm=1.0), nn.Linear(3, 3)).eval(),
     ],
     ids=lambda model: type(model).__name__,
 )
@@ -168,6 +169,15 @@ def test_forward_that_is_not_pure_in_training_mode_is_refused(model, message):
     with pytest.raises(ValueError, match=message):
         pb.sample_losses(model, nn.MSELoss())(params, buffers, (torch.ones(2, 3), torch.ones(2, 3)))
     assert_close(buffers, copies)
+
+
+def test_forward_that_writes_is_refused_in_eval_mode_too():
+    model = Writes().eval()
+    with pytest.raises(ValueError, match="but it wrote into its buffers calls; let its forward return"):
+        pb.hessian(pb.sample_losses(model, nn.MSELoss()))(
+            *pb.functional_state(model), (torch.ones(2, 3), torch.ones(2, 3)), torch.ones(12)
+        )
+    assert model.calls == 0
 
 
 def test_training_mode_without_anything_that_cares_is_taken():
