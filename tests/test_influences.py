@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.data import DataLoader, TensorDataset
 
 import pure_batchops as pb
 from tests import dense
@@ -151,8 +152,16 @@ def test_what_is_no_stream_of_batches_or_no_inverse_is_refused():
     ):
         with pytest.raises(ValueError, match="train_batches must be iterable again"):
             find()
+    shuffled = DataLoader(TensorDataset(*p.batch), shuffle=True)
+    for find in (pb.influence(inverse, p.loss), pb.perturbation_influence(inverse, p.loss)):
+        with pytest.raises(ValueError, match="one order each time .*shuffle=False"):
+            find(p.params, p.buffers, shuffled, p.batch)
+    with pytest.raises(ValueError, match="one order each time .*shuffle=False"):
+        pb.self_influence(inverse, p.loss)(p.params, p.buffers, shuffled)
     with pytest.raises(ValueError, match="nothing to average"):
         pb.influence(inverse, p.loss)(p.params, p.buffers, [], p.batch)
+    with pytest.raises(ValueError, match="train_batches must hold at least one batch"):
+        pb.self_influence(pb.averaged(pb.inverse_harmonic_mean(p.loss, 1.0)), p.loss)(p.params, p.buffers, [])
     tied = problem("tied", 2)
     with pytest.raises(TypeError, match=r"inputs must be floating-point tensors to be perturbed, got torch.int64"):
         pb.perturbation_influence(INVERSES["direct"](tied), tied.loss)(tied.params, tied.buffers, [tied.batch], tied.batch)

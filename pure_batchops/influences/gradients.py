@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import RandomSampler
 
 from pure_batchops import checks
 from pure_batchops.batches import chunks
@@ -38,11 +39,17 @@ def solver(inverse: Operation, params: Params, buffers: Buffers, batches: Iterab
         `(K, D) -> (K, D)`.
 
     Raises:
-        ValueError: if batches can be read only once, or params have several dtypes or devices.
+        ValueError: if batches can be read only once or are shuffled, or params have several dtypes or devices.
     """
     width(params)
     if isinstance(batches, Iterator):
         msg = f"train_batches must be iterable again, as a list or a DataLoader is, got a {type(batches).__name__}"
+        raise ValueError(msg)
+    if isinstance(getattr(batches, "sampler", None), RandomSampler):
+        msg = (
+            "train_batches must come in one order each time that they are read, got a DataLoader that shuffles; make it "
+            "with shuffle=False"
+        )
         raise ValueError(msg)
     return inverse.at(params, buffers, batches)
 

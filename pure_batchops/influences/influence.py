@@ -23,16 +23,17 @@ def influence(
         inverse: M⁻¹, an operation on batches, `averaged(inverse_harmonic_mean(loss, λ))` or any inverse of `averaged(op)`.
         loss: `(params, buffers, batch) -> (n,)`; samples must not depend on each other.
         chunk_size: how many test points are solved for at once; for each chunk the training data are read twice. By default
-            as many as have gradients of 2²² numbers, at least one. Memory grows with it, and with no number of points.
+            as many as have gradients of 2²² numbers, at least one. Memory grows with it, and, but for the result, not with
+            the number of points.
 
     Returns:
         `influences(params, buffers, train_batches, test_batch) -> (n_test, n_train)`, training points in the order of
-        their batches, which must be iterable again, as a list or a DataLoader is.
+        their batches, which must be iterable again in the same order, as a list is, or a DataLoader that does not shuffle.
 
     Raises:
         TypeError: if inverse or loss is no function.
-        ValueError: if chunk_size is not positive. The function raises it for a generator of batches, no batch, and a loss
-            that mixes samples.
+        ValueError: if chunk_size is not positive. The function raises it for a generator of batches, a DataLoader that
+            shuffles, no batch, and a loss that mixes samples.
 
     Examples:
         Of the mean of ½ (w − xᵢ)² the Hessian is 1, and the gradients are w − xᵢ:

@@ -41,8 +41,10 @@ def self_influence(
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch]) -> Tensor:
         solve = solver(inverse, params, buffers, train_batches)
         moved = (move(batch, device_of(params)) for batch in train_batches)
-        return torch.cat([
-            (rows * solve(rows)).sum(1) for batch in moved for rows in gradient_rows(loss, params, buffers, batch, chunk)
-        ])
+        found = [(rows * solve(rows)).sum(1) for batch in moved for rows in gradient_rows(loss, params, buffers, batch, chunk)]
+        if not found:
+            msg = "train_batches must hold at least one batch, got none"
+            raise ValueError(msg)
+        return torch.cat(found)
 
     return influences
