@@ -16,7 +16,7 @@ def positive(name: str, value: Any) -> float | Tensor:
 
 def not_negative(name: str, value: Any) -> float | Tensor:
     """A finite number of at least zero, or a 0-dim floating-point tensor, whose value is not read."""
-    return _number(name, value, "not negative", lambda number: number >= 0)
+    return _number(name, value, "nonnegative", lambda number: number >= 0)
 
 
 def fraction(name: str, value: Any) -> float:
@@ -77,6 +77,12 @@ def operation(name: str, value: Any) -> None:
     function(name, value)
     if not callable(getattr(value, "at", None)):
         msg = f"{name} must be an operation with {name}.at, as batch_operation makes one, got {type(value).__name__}"
+        raise TypeError(msg)
+    if getattr(value, "__globals__", {}).get("__name__", "").startswith("torch._functorch"):
+        msg = (
+            f"{name} must not be the result of a transform of torch.func, whose {name}.at is that of the operation inside; "
+            "transform what is made of the operation, as in torch.vmap(trace(op), in_dims=...)"
+        )
         raise TypeError(msg)
 
 

@@ -386,6 +386,19 @@ def test_bad_option_is_refused(name: str, options: Any, error: Any, match: str) 
         FACTORIES[name](pb.hessian(saddle), 1.0, **options)
 
 
+def test_what_is_no_operation_at_one_point_is_refused_by_the_factory():
+    mapped = torch.vmap(pb.hessian(saddle), in_dims=(0, None, None, None))
+    makers = [pb.damped, pb.direct, *FACTORIES.values()]
+    for make in makers:
+        with pytest.raises(TypeError, match="must be an operation with op.at"):
+            make(saddle, 1.0)
+        with pytest.raises(TypeError, match="must not be the result of a transform of torch.func"):
+            make(mapped, 1.0)
+    for estimate in (pb.trace, pb.diagonal, pb.frobenius_norm):
+        with pytest.raises(TypeError, match="must not be the result of a transform of torch.func"):
+            estimate(mapped, samples=3)
+
+
 def test_what_cannot_be_solved_for_is_refused():
     with pytest.raises(ValueError, match="regularization must be positive"):
         pb.nystroem(pb.hessian(saddle), 0.0, rank=1)

@@ -8,8 +8,6 @@ from pure_batchops.models import selected
 from pure_batchops.operations.batch_operation import with_at
 from pure_batchops.types import Batch, Buffers, Operation, Params, Selection, Vector
 
-Part = Callable[[Params, Buffers, Vector], Vector]
-
 
 def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
     """The block-diagonal matrix, whose block B is the matrix of `op` for the params of B, all others held fixed.
@@ -38,7 +36,7 @@ def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
         tensor([[5., 0.],
                 [0., 2.]])
     """
-    checks.function("op", op)
+    checks.operation("op", op)
     if isinstance(blocks, str) or not isinstance(blocks, Sequence):
         msg = f"blocks must be a list of names, patterns, lists of them or predicates, got {blocks!r}"
         raise TypeError(msg)
@@ -78,7 +76,9 @@ def _parts(params: Params, buffers: Buffers, picks: list[Callable[[Params], list
     counts = {name: sum(name in block for block in names) for name in params}
     wrong = [f"{name!r} is in {count}" for name, count in counts.items() if count != 1]
     if wrong or not all(names):
-        msg = f"every parameter must stand in exactly one of blocks, and no block be empty; {', '.join(wrong)}"
+        msg = (
+            f"every parameter must stand in exactly one of blocks, and no block be empty; {', '.join(wrong) or 'one is empty'}"
+        )
         raise ValueError(msg)
     return [
         (

@@ -33,7 +33,7 @@ def damped(op: Operation, regularization: float | Tensor) -> Operation:
         >>> op(torch.tensor([1.0]), {}, torch.tensor([1.0, 1.0]), torch.tensor([1.0]))
         tensor([2.5000])
     """
-    checks.function("op", op)
+    checks.operation("op", op)
     damping = checks.positive("regularization", regularization)
 
     def sum_with(product: Callable[[Vector], Vector], params: Params, v: Vector) -> Vector:

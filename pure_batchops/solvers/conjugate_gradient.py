@@ -132,8 +132,8 @@ def conjugate_gradient_solution(
 def _solver(
     op: Operation, regularization: float | Tensor, tolerance: float, max_steps: int, preconditioner: Operation | None
 ) -> Callable[[Params, Buffers, Batch], Callable[[Tensor], Solution]]:
-    checks.function("op", op)
-    checks.function("preconditioner", preconditioner or op)
+    checks.operation("op", op)
+    checks.operation("preconditioner", preconditioner or op)
     damping = checks.not_negative("regularization", regularization)
     share, most = checks.fraction("tolerance", tolerance), checks.whole("max_steps", max_steps)
 

@@ -33,7 +33,7 @@ def direct(op: Operation, regularization: float | Tensor) -> Operation:
         >>> direct(op, 1.0)(torch.zeros(2), {}, torch.tensor([[1.0, 2.0]]), torch.tensor([4.0, 10.0]))
         tensor([2., 2.])
     """
-    checks.function("op", op)
+    checks.operation("op", op)
     damping = checks.not_negative("regularization", regularization)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:

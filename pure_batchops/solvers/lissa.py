@@ -54,7 +54,7 @@ def lissa(
         Agarwal, Bullins and Hazan (2017), Second-order stochastic optimization for machine learning in linear time.
         Koh and Liang (2017), Understanding black-box predictions via influence functions.
     """
-    checks.function("op", op)
+    checks.operation("op", op)
     damping = checks.not_negative("regularization", regularization)
     given = None if scale is None else checks.positive("scale", scale)
     steps, times = checks.whole("depth", depth), checks.whole("repeats", repeats)

@@ -46,7 +46,7 @@ def nystroem(op: Operation, regularization: float | Tensor, *, rank: int, seed: 
         Tropp, Yurtsever, Udell and Cevher (2017), Fixed-rank approximation of a positive-semidefinite matrix from
         streaming data. Frangella, Tropp and Udell (2023), Randomized Nyström preconditioning.
     """
-    checks.function("op", op)
+    checks.operation("op", op)
     damping = checks.positive("regularization", regularization)
     columns, start = checks.whole("rank", rank), checks.whole("seed", seed, least=0)
 
