@@ -1,6 +1,6 @@
 """Batches: their two parts, and how many samples they hold."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +21,9 @@ def pair(batch: Batch, batch_dim: int = 0) -> tuple[Tree, Tree]:
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         seen = f"{type(batch).__name__} of length {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        msg = f"batch must be a pair (inputs, targets), got {seen}"
+        several = isinstance(batch, Iterable) and not isinstance(batch, (Tensor, str, Mapping))
+        hint = "; for an average over batches use averaged(op)" if several else ""
+        msg = f"batch must be a pair (inputs, targets), got {seen}{hint}"
         raise ValueError(msg)
     length("inputs and targets", tuple(batch), batch_dim)
     return batch[0], batch[1]
@@ -40,8 +42,8 @@ def length(what: str, tree: Tree, batch_dim: int = 0) -> int:
     axes = batch_dim + 1 if batch_dim >= 0 else -batch_dim
     lengths = [leaf.shape[batch_dim] if leaf.dim() >= axes else None for leaf in tensors]
     if not lengths or None in lengths or len(set(lengths)) > 1:
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tensors)
-        msg = f"{what} must have one number of samples along axis {batch_dim}, got the shapes {shapes or 'of no tensor'}"
+        seen = f"the shapes {', '.join(str(tuple(leaf.shape)) for leaf in tensors)}" if tensors else "no tensor with axes"
+        msg = f"{what} must have one number of samples along axis {batch_dim}, got {seen}"
         raise ValueError(msg)
     if lengths[0] == 0:
         msg = f"{what} must hold at least one sample, got an empty batch"

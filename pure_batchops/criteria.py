@@ -120,18 +120,19 @@ def _refuse_batch_weights(criterion: Criterion) -> None:
     buffers = dict(criterion.named_buffers()) if isinstance(criterion, nn.Module) else {}
     weight = options.get("weight", buffers.get("weight"))
     reduction = options.get("reduction", "mean")
-    elementwise = isinstance(criterion, (nn.BCELoss, nn.BCEWithLogitsLoss))
+    elementwise = _parts(criterion)[0] in (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
     if weight is not None and (reduction == "mean" or (elementwise and reduction != "none")):
+        way = "" if elementwise else "use reduction='sum', of each sample its weighted loss, or "
         msg = (
             f"criterion must not have weights with reduction={reduction!r}: alone in its batch a sample loses its weight; "
-            "use reduction='none', or weigh in a criterion of your own"
+            f"{way}weigh in a criterion of your own, (output, target) -> one number"
         )
         raise ValueError(msg)
     ignored = options.get("ignore_index", _IGNORED)
     if ignored != _IGNORED and reduction == "mean":
         msg = (
             f"criterion must not have ignore_index={ignored} with reduction='mean': alone in its batch an ignored sample "
-            "is 0/0; use reduction='none', or mask in a criterion of your own"
+            "is 0/0; use reduction='sum', or mask in a criterion of your own, (output, target) -> one number"
         )
         raise ValueError(msg)
     learned = (

@@ -67,7 +67,7 @@ def _children(node: Any) -> list[tuple[str, Any]] | None:
 
 def named(path: Path) -> str:
     """A path as a person reads it."""
-    return repr("/".join(path)) if path else "the tensor"
+    return repr("/".join(path)) if path else "the root"
 
 
 def parameter_leaves(params: Params) -> dict[Path, Tensor]:

@@ -177,7 +177,7 @@ def test_point_average_refuses_batches_without_a_number_of_points():
     for batch, message in (
         ((torch.ones(2, 1), torch.ones(3)), "one number of samples"),
         ((torch.ones(0, 1), torch.ones(0)), "empty batch"),
-        ("words", "of no tensor"),
+        ("words", "no tensor with axes"),
     ):
         with pytest.raises(ValueError, match=message):
             pb.point_average([(torch.ones(2), batch)])

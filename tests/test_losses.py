@@ -108,11 +108,12 @@ WEIGHTS = torch.ones(3)
 @pytest.mark.parametrize(
     ("criterion", "error", "message"),
     [
-        (nn.CrossEntropyLoss(WEIGHTS), ValueError, "must not have weights with reduction='mean'.*use reduction='none'"),
+        (nn.CrossEntropyLoss(WEIGHTS), ValueError, "must not have weights with reduction='mean'.*use reduction='sum'"),
         (nn.NLLLoss(WEIGHTS), ValueError, "must not have weights"),
         (partial(F.cross_entropy, weight=WEIGHTS), ValueError, "must not have weights"),
-        (nn.BCEWithLogitsLoss(WEIGHTS), ValueError, "must not have weights"),
-        (nn.CrossEntropyLoss(ignore_index=0), ValueError, "ignore_index=0 with reduction='mean'.*use reduction='none'"),
+        (nn.BCEWithLogitsLoss(WEIGHTS), ValueError, "must not have weights.*loses its weight; weigh in"),
+        (partial(F.binary_cross_entropy, weight=WEIGHTS, reduction="sum"), ValueError, "must not have weights"),
+        (nn.CrossEntropyLoss(ignore_index=0), ValueError, "ignore_index=0 with reduction='mean'.*use reduction='sum'"),
         (partial(F.nll_loss, ignore_index=0), ValueError, "ignore_index=0"),
         (nn.AdaptiveLogSoftmaxWithLoss(4, 8, [2]), ValueError, "must not have parameters of its own"),
         (None, TypeError, "criterion must be a function, got NoneType"),
