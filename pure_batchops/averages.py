@@ -13,7 +13,7 @@ from pure_batchops.batches import n_points
 from pure_batchops.operations.batch_operation import with_at
 from pure_batchops.trees import move, parameter_leaves
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Tree, Vector
-from pure_batchops.weighted_products import Progress, Weight, weighted_products
+from pure_batchops.weighted_products import Progress, Weight, counting, weighted_products
 
 
 def weighted_average(pairs: Iterable[tuple[Tree, float]]) -> Tree:
@@ -102,8 +102,9 @@ def averaged(
 
     Args:
         op: any operation on a batch, also under vmap.
-        weight: what a batch counts. By default its points, which makes the average the operation on all the data, over
-            any split; `lambda batch: 1` counts every batch the same.
+        weight: what a batch counts. By default its points, along the axis that the operation's loss says samples have,
+            which makes the average the operation on all the data, over any split; `lambda batch: 1` counts every batch
+            the same.
         progress: wraps the stream of batches, `tqdm` for one.
         finite: whether a product that is not finite is an error, which names the batch. It waits for each product; off, it
             costs nothing.
@@ -114,7 +115,7 @@ def averaged(
         iterable again, as a list or a DataLoader is.
 
     Raises:
-        TypeError: if op, weight or progress is no function.
+        TypeError: if op, weight or progress is no function, or finite neither True nor False.
         ValueError: if there is no batch, or the total weight is zero. Whatever a batch raises says which batch it was.
 
     Examples:
@@ -124,7 +125,7 @@ def averaged(
         >>> mean_op(torch.tensor([1.0]), {}, [torch.tensor([1.0, 2.0]), torch.tensor([4.0])], torch.tensor([1.0]))
         tensor([7.])
     """
-    stream = weighted_products(op, weight, finite=finite)
+    stream, weigh = weighted_products(op, weight, finite=finite), counting(op, weight)
     checks.function("progress", progress or iter)
 
     def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Vector:
@@ -133,7 +134,7 @@ def averaged(
     def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[tuple[LinearMap, float]]:
         device = next(iter(parameter_leaves(params).values())).device
         moved = (move(batch, device) for batch in (batches if progress is None else progress(batches)))
-        return ((partial(op, params, buffers, batch), weight(batch)) for batch in moved)
+        return ((partial(op, params, buffers, batch), weigh(batch)) for batch in moved)
 
     operation.terms = terms  # type: ignore[attr-defined]  # for a recursion over single batches, as lissa is
     return averaging(operation)

@@ -10,6 +10,11 @@ from pure_batchops.trees import leaves, named_leaves
 from pure_batchops.types import Batch, Tree
 
 
+def sample_axis(function: Any) -> int:
+    """The axis of the samples in the batches of a loss or an operation; the first, where it does not say."""
+    return int(getattr(function, "batch_dim", 0))
+
+
 def pair(batch: Batch, batch_dim: int = 0) -> tuple[Tree, Tree]:
     """The two parts of a batch.
 

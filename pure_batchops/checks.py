@@ -65,6 +65,17 @@ def function(name: str, value: Any) -> None:
         raise TypeError(msg)
 
 
+def loss(value: Any) -> None:
+    """A function of params, buffers and batch; a module is a model or a criterion, from which one is made."""
+    if isinstance(value, torch.nn.Module):
+        msg = (
+            "loss must be a function (params, buffers, batch) -> (n,), as sample_losses(model, criterion) makes one, got the "
+            f"module {type(value).__name__}"
+        )
+        raise TypeError(msg)
+    function("loss", value)
+
+
 def boolean(name: str, value: Any) -> None:
     """True or False."""
     if not isinstance(value, bool):

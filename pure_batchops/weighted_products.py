@@ -1,9 +1,11 @@
 """The stream under every average over batches: a product and its weight for each, and errors that name the batch."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import count
 
 from pure_batchops import checks
+from pure_batchops.batches import n_points, sample_axis
 from pure_batchops.trees import move, named, named_leaves, parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
 
@@ -32,7 +34,7 @@ def weighted_products(op: Operation, weight: Weight, *, finite: bool) -> Stream:
         TypeError: if op or weight is no function, or finite is neither True nor False.
     """
     checks.function("op", op)
-    checks.function("weight", weight)
+    weigh = counting(op, weight)
     checks.boolean("finite", finite)
 
     def stream(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector, first: int = 0) -> Iterable[Term]:
@@ -43,13 +45,19 @@ def weighted_products(op: Operation, weight: Weight, *, finite: bool) -> Stream:
             product = op(params, buffers, batch, v)
             if finite:
                 _check_finite(product)
-            return product, weight(batch)
+            return product, weigh(batch)
 
         if checks.compiling():  # torch 2.5 can call a closure only within the function that it is of
             return [term(batch) for batch in batches]
         return _numbered(term, batches, first)
 
     return stream
+
+
+def counting(op: Operation, weight: Weight) -> Weight:
+    """What a batch counts: its points, if that is the weight, along the axis of the operation."""
+    checks.function("weight", weight)
+    return partial(n_points, batch_dim=sample_axis(op)) if weight is n_points else weight
 
 
 def _numbered(term: Callable[[Batch], Term], batches: Iterable[Batch], first: int) -> Iterator[Term]:

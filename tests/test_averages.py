@@ -1,7 +1,7 @@
 """Every law × every average."""
 
 import io
-from functools import reduce
+from functools import partial, reduce
 
 import pytest
 import torch
@@ -107,7 +107,7 @@ def test_every_law_of_the_kit_holds_for_averages_of_products(average):
 def test_every_law_of_the_kit_holds_for_averaged_operations(kind):
     p = problem(kind, 5)
     op = pb.gauss_newton(p.loss)
-    mean_op = pb.averaged(op, weight=lambda batch: pb.n_points(batch, p.batch_dim))
+    mean_op = pb.averaged(op)
     parts = [part for part, _ in cut(p.batch, p.batch_dim, 0)]
     laws = AVERAGE_LAWS if kind == "perceptron" else AVERAGE_LAWS.keys() - {"lazy"}  # which takes a second
     assert set(check_average(mean_op, op, p.params, p.buffers, parts, laws=laws, batch_dim=p.batch_dim)) == set(laws)
@@ -222,6 +222,20 @@ def test_vmapped_operation_averages_outside():
     v = torch.ones(p.numbers, dtype=torch.float64)
     mean = pb.averaged(op)(*pb.stack_states(members), DataLoader(data_of(p), batch_size=3), v)
     assert_close(mean, torch.stack([pb.hessian(p.loss)(*member, p.batch, v) for member in members]))
+
+
+@pytest.mark.parametrize("make", [pb.direct, pb.conjugate_gradient, pb.lissa, partial(pb.nystroem, rank=2), pb.damped])
+def test_points_are_counted_along_the_axis_of_the_loss_whatever_is_made_of_it(make):
+    loss = pb.sample_losses(lambda params, buffers, x: params * x, torch.nn.MSELoss(), batch_dim=1)
+    x = torch.arange(1.0, 13.0).reshape(2, 6)
+    batches = [(part, torch.zeros_like(part)) for part in x.split([1, 5], 1)]
+    op, params, v = make(pb.hessian(loss), 0.5), torch.ones(2, 1), torch.ones(2)
+    products = [op(params, {}, batch, v) for batch in batches]
+    assert_close(pb.averaged(op)(params, {}, batches, v), (products[0] + 5 * products[1]) / 6)
+    assert_close(
+        pb.averaged(torch.vmap(op, (0, None, None, None)))(params[None], {}, batches, v)[0],
+        (products[0] + 5 * products[1]) / 6,
+    )
 
 
 def test_average_composes_with_operations_on_operations():

@@ -239,7 +239,7 @@ def test_average_over_any_split_of_the_batch_is_the_whole(name: str, p: Problem,
     tree_map = torch.utils._pytree.tree_map
     parts = [tree_map(lambda leaf, a=a, b=b: leaf.narrow(p.batch_dim, a, b - a), p.batch) for a, b in spans]
     op = row.operation(p)
-    mean_op = pb.averaged(op, weight=lambda batch: pb.n_points(batch, p.batch_dim))
+    mean_op = pb.averaged(op)
     whole = op(p.params, p.buffers, p.batch, v)
     close(row, mean_op(p.params, p.buffers, iter(parts), v), whole)
     close(row, mean_op.at(p.params, p.buffers, parts)(v), whole)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pure_batchops import checks
+from pure_batchops.batches import sample_axis
 from pure_batchops.distributed.ranks import Group, agreed, check_group, in_time, place
 from pure_batchops.forms import vector_form
 from pure_batchops.operations.batch_operation import with_at
@@ -73,7 +74,7 @@ def sharded_vectors(op: Operation, group: Group = None) -> Operation:
         multiply = op.at(params, buffers, batch)
         return lambda v: gathered(params, v, multiply)
 
-    return with_at(operation, at)
+    return with_at(operation, at, sample_axis(op))
 
 
 def _check_form(product: Tree, v: Tree) -> None:

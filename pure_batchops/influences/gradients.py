@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from pure_batchops import checks
-from pure_batchops.batches import chunks
+from pure_batchops.batches import chunks, sample_axis
 from pure_batchops.forms import vector_form
 from pure_batchops.operations.sample_gradients import HELD, SampleGradients, sample_gradients
 from pure_batchops.solvers.rows import width
@@ -24,7 +24,7 @@ Rows = Callable[[Tensor], Tensor]
 def check(inverse: Any, loss: Any) -> None:
     """An inverse and a loss."""
     checks.operation("inverse", inverse)
-    checks.function("loss", loss)
+    checks.loss(loss)
 
 
 def device_of(params: Params) -> torch.device:
@@ -83,7 +83,7 @@ def gradient_rows(loss: SampleLosses, params: Params, buffers: Buffers, batch: B
     Raises:
         ValueError: if samples depend on each other, or torch.vmap cannot map the loss over them.
     """
-    for part in chunks(batch, chunk or max(1, NUMBERS_AT_ONCE // width(params)), getattr(loss, "batch_dim", 0)):
+    for part in chunks(batch, chunk or max(1, NUMBERS_AT_ONCE // width(params)), sample_axis(loss)):
         found = sample_gradients(loss, params, buffers, part, held=2**62)
         if not found.takes_rows:
             found.squared_norms()  # which says how samples depend on each other

@@ -9,7 +9,7 @@ from torch.func import grad
 from torch.utils._pytree import tree_map
 
 from pure_batchops import checks
-from pure_batchops.batches import pair
+from pure_batchops.batches import pair, sample_axis
 from pure_batchops.influences.gradients import check, device_of, gradient_rows, solver, tree_of
 from pure_batchops.trees import leaves, map_leaves, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
@@ -42,7 +42,7 @@ def perturbation_influence(
     """
     check(inverse, loss)
     chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
-    axis = getattr(loss, "batch_dim", 0)
+    axis = sample_axis(loss)
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch], test_batch: Batch) -> Tree:
         solve = solver(inverse, params, buffers, train_batches)

@@ -25,14 +25,17 @@ class Multiplication(NamedTuple):
     takes_rows: bool = False
 
 
-def batch_operation(at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_size: int | None = None) -> Operation:
+def batch_operation(
+    at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_size: int | None = None, batch_dim: int = 0
+) -> Operation:
     """The operation m(batch) · v of a function that gives the linear map v ↦ m(batch) · v on trees.
 
     Args:
         at: `at(params, buffers, batch)` does all the work that does not depend on v and returns a pure, linear
             `tree -> tree` from trees with the structure of params to the same.
         chunk_size: how many vectors are multiplied at once by `torch.vmap`, 1 for a loop. By default as many as hold
-            2¹⁶ numbers, at least one. The product does not depend on it.
+            2¹⁶ numbers, at least one, and all under torch.compile. The product does not depend on it.
+        batch_dim: the axis of the samples in a batch, along which averages count its points.
 
     Returns:
         `op(params, buffers, batch, v) -> product`, the product in the form of v: a tree with the leaves of params, with
@@ -40,7 +43,8 @@ def batch_operation(at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_
         `op.at(params, buffers, batch) -> (v -> product)`.
 
     Raises:
-        TypeError: if at is no function. The operation raises it for a v that is no tensor or tree, or of another dtype.
+        TypeError: if at is no function, or an option no whole number. The operation raises it for a v that is no tensor or
+            tree, or of another dtype.
         ValueError: if chunk_size is not positive. The operation raises it for a v of other leaves, shape or device.
 
     Examples:
@@ -58,6 +62,7 @@ def batch_operation(at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_
                 [ 0., 10.]])
     """
     checks.function("at", at)
+    axis = checks.axis("batch_dim", batch_dim)
 
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
         multiply = at(params, buffers, batch)
@@ -70,10 +75,12 @@ def batch_operation(at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_
 
         return Multiplication(product)
 
-    return operation_by(multiplication, chunk_size)
+    return operation_by(multiplication, chunk_size, axis)
 
 
-def operation_by(multiplication: Callable[[Params, Buffers, Batch], Multiplication], chunk_size: int | None) -> Operation:
+def operation_by(
+    multiplication: Callable[[Params, Buffers, Batch], Multiplication], chunk_size: int | None, batch_dim: int
+) -> Operation:
     """The operation of a function that gives the linear map and how it is best applied; its products alias nothing."""
     chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
 
@@ -93,12 +100,13 @@ def operation_by(multiplication: Callable[[Params, Buffers, Batch], Multiplicati
         found = _explained(multiplication, params, buffers, batch)
         return lambda v: _products(found, vector_form(params, v), chunk)
 
-    return with_at(operation, operation_at)
+    return with_at(operation, operation_at, batch_dim)
 
 
-def with_at(operation: Callable[..., Vector], at: Callable[..., Callable[[Vector], Vector]]) -> Operation:
-    """The function as an operation: with its attribute `at`."""
+def with_at(operation: Callable[..., Vector], at: Callable[..., Callable[[Vector], Vector]], batch_dim: int = 0) -> Operation:
+    """The function as an operation: with its attribute `at`, and the axis of the samples in its batches."""
     operation.at = at  # type: ignore[attr-defined]
+    operation.batch_dim = batch_dim  # type: ignore[attr-defined]
     return cast("Operation", operation)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from pure_batchops import checks
+from pure_batchops.batches import sample_axis
 from pure_batchops.forms import vector_form
 from pure_batchops.models import selected
 from pure_batchops.operations.batch_operation import with_at
@@ -64,7 +65,7 @@ def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
 
         return product
 
-    return with_at(operation, at)
+    return with_at(operation, at, sample_axis(op))
 
 
 def _parts(params: Params, buffers: Buffers, picks: list[Callable[[Params], list[str]]]) -> list[tuple[Params, Buffers]]:

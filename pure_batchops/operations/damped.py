@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from pure_batchops import checks
+from pure_batchops.batches import sample_axis
 from pure_batchops.forms import vector_form
 from pure_batchops.operations.batch_operation import with_at
 from pure_batchops.trees import map_leaves
@@ -47,4 +48,4 @@ def damped(op: Operation, regularization: float | Tensor) -> Operation:
         product = op.at(params, buffers, batch)
         return lambda v: sum_with(product, params, v)
 
-    return with_at(operation, at)
+    return with_at(operation, at, sample_axis(op))

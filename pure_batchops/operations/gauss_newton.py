@@ -1,6 +1,7 @@
 """The mean of the outer products of the gradients: pyDVL's Gauss-Newton matrix, the field's empirical Fisher."""
 
 from pure_batchops import checks
+from pure_batchops.batches import sample_axis
 from pure_batchops.operations.batch_operation import Multiplication, operation_by
 from pure_batchops.operations.sample_gradients import HELD, sample_gradients
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
@@ -18,13 +19,14 @@ def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None
         held: the most numbers of gradients of samples to hold, n × D or those outside of known layers; 0 to take products
             from the losses of the whole batch alone, which a loss that mixes samples needs under vmap and torch.compile
             (there its product is NaN otherwise). The product does not depend on it.
-        chunk_size: how many vectors are multiplied at once, see `batch_operation`.
+        chunk_size: how many vectors are multiplied at once, see `batch_operation`. By default as many as hold 2²² numbers
+            where gradients are held or kept layer by layer, else 2¹⁶.
 
     Returns:
         `op(params, buffers, batch, v) -> product`, linear, symmetric, positive semi-definite, of rank ≤ n.
 
     Raises:
-        TypeError: if loss is no function.
+        TypeError: if loss is no function, or held or chunk_size no whole number.
         ValueError: if held is negative or chunk_size not positive. The operation raises it for a loss that returns no
             `(n,)`, and for a v or a batch that does not fit.
 
@@ -36,7 +38,7 @@ def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None
         >>> gauss_newton(loss)({"w": torch.tensor(3.0)}, {}, torch.tensor([1.0, 2.0]), torch.tensor([1.0]))
         tensor([2.5000])
     """
-    checks.function("loss", loss)
+    checks.loss(loss)
     most = checks.whole("held", held, least=0)
 
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
@@ -47,4 +49,4 @@ def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None
 
         return Multiplication(product, found.together, found.takes_rows)
 
-    return operation_by(multiplication, chunk_size)
+    return operation_by(multiplication, chunk_size, sample_axis(loss))

@@ -86,4 +86,4 @@ def curvature_of_outputs(
 
         return product
 
-    return batch_operation(at, chunk_size=chunk_size)
+    return batch_operation(at, chunk_size=chunk_size, batch_dim=batch_dim)

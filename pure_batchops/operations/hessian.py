@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp
 
 from pure_batchops import checks
+from pure_batchops.batches import sample_axis
 from pure_batchops.losses import mean_loss
 from pure_batchops.operations.batch_operation import batch_operation
 from pure_batchops.operations.recording import alone_or, recorded_pull, recording
@@ -34,8 +35,9 @@ def hessian(loss: SampleLosses, *, mode: str = "reverse_over_reverse", chunk_siz
         `op(params, buffers, batch, v) -> product`, linear and symmetric.
 
     Raises:
-        TypeError: if loss is no function.
-        ValueError: if mode is none of the four. The operation raises it for a v or a batch that does not fit.
+        TypeError: if loss is no function, or chunk_size no whole number.
+        ValueError: if mode is none of the four, or chunk_size not positive. The operation raises it for a v or a batch that
+            does not fit.
 
     Examples:
         The Hessian of ½ mean(xᵢ²) w² is mean(xᵢ²):
@@ -47,10 +49,8 @@ def hessian(loss: SampleLosses, *, mode: str = "reverse_over_reverse", chunk_siz
     References:
         Pearlmutter (1994), Fast Exact Multiplication by the Hessian.
     """
-    checks.function("loss", loss)
-    if mode not in _MODES:
-        msg = f"mode must be one of {', '.join(map(repr, _MODES))}, got {mode!r}"
-        raise ValueError(msg)
+    checks.loss(loss)
+    checks.option("mode", mode, tuple(_MODES))
     mean = mean_loss(loss)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
@@ -58,7 +58,7 @@ def hessian(loss: SampleLosses, *, mode: str = "reverse_over_reverse", chunk_siz
         way = hessian_of if mode == "forward_over_reverse" and checks.compiling() else _MODES[mode]
         return way(partial(mean, buffers=buffers, batch=batch), params)
 
-    return batch_operation(at, chunk_size=chunk_size)
+    return batch_operation(at, chunk_size=chunk_size, batch_dim=sample_axis(loss))
 
 
 def hessian_of(function: Callable[[Params], Tensor], params: Params) -> LinearMap:

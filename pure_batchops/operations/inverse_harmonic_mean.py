@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from pure_batchops import checks
+from pure_batchops.batches import sample_axis
 from pure_batchops.operations.batch_operation import Multiplication, operation_by
 from pure_batchops.operations.sample_gradients import HELD, sample_gradients
 from pure_batchops.trees import map_leaves
@@ -28,7 +29,8 @@ def inverse_harmonic_mean(
         regularization: λ, positive and finite; or a 0-dim tensor, which may be vmapped and is not checked.
         held: the most numbers of gradients of samples to hold, n × D or those outside of known layers. The product does
             not depend on it.
-        chunk_size: how many vectors are multiplied at once, see `batch_operation`.
+        chunk_size: how many vectors are multiplied at once, see `batch_operation`. By default as many as hold 2²² numbers
+            where gradients are held or kept layer by layer, else 2¹⁶.
         sample_chunk_size: how many gradients of samples are formed at once, and none are kept. By default, where gradients
             are neither held nor kept layer by layer, as many as have 2²² numbers. The product does not depend on it.
 
@@ -36,7 +38,7 @@ def inverse_harmonic_mean(
         `op(params, buffers, batch, v) -> product`, linear, symmetric, positive definite, with eigenvalues in (0, 1/λ].
 
     Raises:
-        TypeError: if loss is no function, or regularization is no number.
+        TypeError: if loss is no function, or an option is no number.
         ValueError: if regularization is not positive and finite, held is negative, or a chunk size is not positive. The
             operation raises it for a loss that returns no `(n,)` or mixes samples, and for a v or a batch that does not fit.
 
@@ -53,7 +55,7 @@ def inverse_harmonic_mean(
         Sherman and Morrison (1950), Adjustment of an Inverse Matrix Corresponding to a Change in One Element.
         Kwon, Wu, Wu and Zou (2024), DataInf.
     """
-    checks.function("loss", loss)
+    checks.loss(loss)
     damping = checks.positive("regularization", regularization)
     samples = None if sample_chunk_size is None else checks.whole("sample_chunk_size", sample_chunk_size)
     most = checks.whole("held", held, least=0)
@@ -69,4 +71,4 @@ def inverse_harmonic_mean(
 
         return Multiplication(product, found.together, found.takes_rows)
 
-    return operation_by(multiplication, chunk_size)
+    return operation_by(multiplication, chunk_size, sample_axis(loss))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.batches import length, pair, split
+from pure_batchops.batches import length, pair, sample_axis, split
 from pure_batchops.forms import is_uniform
 from pure_batchops.losses import each_loss
 from pure_batchops.operations.gradient_norms import same_losses, squared_gradient_norms
@@ -79,7 +79,7 @@ def _of_single_samples(
     loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, losses: Tensor | None, held: int
 ) -> SampleGradients | None:
     """J from the losses of single samples; None if it is too large, or they are not those of the batch."""
-    axis, flat = getattr(loss, "batch_dim", 0), leaves(params)
+    axis, flat = sample_axis(loss), leaves(params)
     n = length("batch", pair(batch, axis), axis) if losses is None else len(losses)
     alone, samples = split(batch, n, axis)
     small = n * sum(leaf.numel() for leaf in flat) <= held

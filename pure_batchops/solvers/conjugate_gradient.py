@@ -64,8 +64,8 @@ def conjugate_gradient(
 
     Raises:
         TypeError: if op or preconditioner is no function, or an option is no number.
-        ValueError: if regularization is negative, or tolerance or max_steps not positive. The operation raises it for a v
-            that is not finite.
+        ValueError: if regularization is negative, tolerance not between 0 and 1, or max_steps not positive. The operation
+            raises it for a v that is not finite.
         torch.linalg.LinAlgError: by the operation, if the tolerance is not reached or negative curvature is met;
             `conjugate_gradient_solution` returns what was found.
 
@@ -84,7 +84,7 @@ def conjugate_gradient(
     def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
         return partial(_only_converged, solve_at(params, buffers, batch), float(tolerance), int(max_steps))
 
-    return operation_on_rows(at)
+    return operation_on_rows(at, op)
 
 
 def conjugate_gradient_solution(

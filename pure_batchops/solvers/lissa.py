@@ -62,7 +62,7 @@ def lissa(
     def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
         return partial(_solved, _terms(op, params, buffers, batch), damping, given, steps, times)
 
-    return operation_on_rows(at)
+    return operation_on_rows(at, op)
 
 
 def _solved(

@@ -30,8 +30,8 @@ def nystroem(op: Operation, regularization: float | Tensor, *, rank: int, seed: 
 
     Raises:
         TypeError: if op is no function, or an option is no number.
-        ValueError: if regularization or rank is not positive. The operation raises it for a rank larger than D, and for a
-            v that is not finite.
+        ValueError: if regularization or rank is not positive, or seed is negative. The operation raises it for a rank larger
+            than D, and for a v that is not finite.
         torch.linalg.LinAlgError: by the operation, if op is not positive semi-definite; under vmap and torch.compile,
             where no number can be read, the product is NaN instead.
 
@@ -63,7 +63,7 @@ def nystroem(op: Operation, regularization: float | Tensor, *, rank: int, seed: 
         weights = 1 / (values + damping) - 1 / damping
         return partial(_inverse, damping, vectors, weights)
 
-    return operation_on_rows(at)
+    return operation_on_rows(at, op)
 
 
 def _inverse(damping: float | Tensor, vectors: Tensor, weights: Tensor, rows: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
+from pure_batchops.batches import sample_axis
 from pure_batchops.forms import is_uniform, vector_form
 from pure_batchops.operations.batch_operation import with_at
 from pure_batchops.trees import parameter_leaves
@@ -38,8 +39,8 @@ def _in_its_dtype(product: LinearMap, dtype: torch.dtype, rows: Tensor) -> Tenso
     return product(rows.to(dtype)).to(rows.dtype)
 
 
-def operation_on_rows(at: Callable[[Params, Buffers, Batch], RowMap]) -> Operation:
-    """The operation of a function that gives a linear map of rows in at least single precision."""
+def operation_on_rows(at: Callable[[Params, Buffers, Batch], RowMap], op: Operation) -> Operation:
+    """The operation, on batches of `op`, of a function that gives a linear map of rows in at least single precision."""
 
     def operation_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
         width(params)
@@ -49,7 +50,7 @@ def operation_on_rows(at: Callable[[Params, Buffers, Batch], RowMap]) -> Operati
         vector_form(params, v)  # what is wrong with v is said before anything is computed
         return operation_at(params, buffers, batch)(v)
 
-    return with_at(operation, operation_at)
+    return with_at(operation, operation_at, sample_axis(op))
 
 
 def _of_vector(multiply: RowMap, params: Params, v: Vector) -> Vector:
