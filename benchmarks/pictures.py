@@ -82,7 +82,7 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_yscale("log")
     axes.margins(y=0.15)
     axes.yaxis.set_major_formatter(_short_tick)
-    axes.yaxis.set_minor_formatter("")
+    axes.yaxis.set_minor_formatter(_short_tick)
     axes.set_xticks(list(ticks), list(ticks.values()), fontsize=9)
     axes.set_ylabel("gradients")
 

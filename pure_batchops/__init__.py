@@ -3,10 +3,12 @@
     nn.Module ─functional_state─▶ (params, buffers)              plain dicts of tensors
     nn.Module ─sample_losses────▶ loss(params, buffers, batch) ─▶ (n,)
     loss ─hessian, gauss_newton, …─▶ op(params, buffers, batch, v) ─▶ product, in the form of v
+    model, criterion ─generalized_gauss_newton, monte_carlo_fisher─▶ op(params, buffers, batch, v)
     op ─averaged, resumable──▶ mean_op(params, buffers, batches, v) ─▶ product
     op ─damped, block_diagonal──▶ an op again
     op ─conjugate_gradient, lissa, nystroem, direct──▶ the op that multiplies by the inverse
     inverse, loss ─influence──▶ influences(params, buffers, train_batches, test_batch) ─▶ (n_test, n_train)
+    inverse, loss ─self_influence──▶ influences(params, buffers, train_batches) ─▶ (n_train,)
     op ─averaged_with_error──▶ average(params, buffers, batches, v) ─▶ (product, standard error)
     op ─trace, diagonal, frobenius_norm──▶ estimate(params, buffers, batch) ─▶ (value, standard error)
     op ─eigenpairs──▶ pairs(params, buffers, batch) ─▶ (values, vectors, residuals)

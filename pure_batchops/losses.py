@@ -28,9 +28,10 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
         `loss(params, buffers, batch) -> (n,)`, where `batch` is a pair `(inputs, targets)`, each any tree.
 
     Raises:
-        TypeError: if model is neither a module nor a function, or criterion is no function.
-        ValueError: if the model has batch norm or dropout in training mode, or the criterion would weigh a sample
-            differently alone than in its batch. The returned function raises it for a batch that is no pair, is empty,
+        TypeError: if model is neither a module nor a function, criterion is no function, or batch_dim no whole number.
+        ValueError: if the model has batch norm or dropout in training mode, mixes samples by a batch norm without running
+            statistics, or rescales an embedding; if the criterion would weigh a sample differently alone than in its
+            batch, or has parameters. The returned function raises it for a batch that is no pair, is empty,
             or has inputs and targets of different lengths, for names that the model does not have, and for a
             criterion that returns several numbers per sample.
 

@@ -56,7 +56,8 @@ def saved_average(path: Path, marks: Mapping[str, str], params: Params) -> Saved
         tree = rebuilt(params, total) if isinstance(total, list) else total
         saved = SavedAverage(AverageState(tree, numbers["weight"], numbers["batches"], numbers["dtypes"]), held["order"])
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        msg = f"path must hold a state that a resumable average saved, got {error} from {path}; give another path"
+        seen = f"{type(error).__name__}: {error}"
+        msg = f"path must hold a state that a resumable average saved, got {seen} from {path}; give another path"
         raise ValueError(msg) from error
     others = [name for name, mark in marks.items() if found.get(name) != mark]
     if others:
