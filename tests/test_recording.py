@@ -10,10 +10,12 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.testing import assert_close
 
 import pure_batchops as pb
+from pure_batchops import independence
 from pure_batchops.operations import hessian as of_hessian
+from pure_batchops.operations import jacobian as of_jacobian
 from pure_batchops.operations import sample_gradients
 from pure_batchops.operations.layer_records import recorded_layers
-from pure_batchops.operations.recording import recording
+from pure_batchops.operations.recording import recording, recording_along
 from tests.test_layers import LAYERS, agrees, problem
 
 TELLS = hasattr(torch._C._functorch, "get_interpreter_stack")  # older versions of torch do not tell of their transforms
@@ -91,6 +93,20 @@ def made(monkeypatch):
         return found
 
     monkeypatch.setattr(of_hessian, "recording", spied)
+    return seen
+
+
+@pytest.fixture
+def along(monkeypatch):
+    """Whether each single product of a chain was taken along v."""
+    seen = []
+
+    def spied(*arguments):
+        found = recording_along(*arguments)
+        seen.append(found is not None)
+        return found
+
+    monkeypatch.setattr(of_jacobian, "recording_along", spied)
     return seen
 
 
@@ -213,6 +229,97 @@ def test_linear_loss_and_unused_parameter_have_zero_hessian():
     assert_close(op(params, {}, torch.randn(4, 3), torch.ones(5)), torch.zeros(5))
     assert_close(op(params, {}, torch.randn(4, 3), torch.ones(2, 5)), torch.zeros(2, 5))
     assert_close(pb.hessian(lambda params, buffers, x: x)(params, {}, torch.randn(4), torch.ones(5)), torch.zeros(5))
+
+
+class Stops(nn.Module):
+    """Forward mode goes on where this stops."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            stopped = x.square()
+        return x + stopped
+
+
+def curved(model, x):
+    model, x = model.double(), x.double() if x.is_floating_point() else x
+    params, buffers = pb.functional_state(model)
+    targets = torch.randn_like(model(x)).detach()
+    op = pb.generalized_gauss_newton(model, lambda output, target: (output - target).pow(4).sum())
+    return op, params, buffers, (x, targets)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_single_product_of_a_chain_is_taken_along_v_in_one_pass_and_right(name, along):
+    op, *point = curved(*CHAINS[name])
+    v = torch.randn(sum(leaf.numel() for leaf in point[0].values()), dtype=torch.float64)
+    assert_close(op(*point, v), op.at(*point)(v))
+    tree = {key: torch.randn_like(leaf) for key, leaf in point[0].items()}
+    assert_close(op(*point, tree), op.at(*point)(tree))
+    assert_close(op(*point, point[0]), op.at(*point)(point[0]))
+    assert along == ([TELLS] * 3)
+
+
+OF_CHANNELS = [nn.GroupNorm(2, 4), nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.LayerNorm(4)]
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def inside_a_chain(kind):
+    """A chain around a module of this kind, with as many axes as its name says, and an input."""
+    axes = next((axes for axes in CONVOLUTIONS if kind.__name__.endswith(f"{axes}d")), 1)
+    given = {type(module): module for module in OF_CHANNELS}
+    if kind in CONVOLUTIONS.values():
+        given[kind] = kind(4, 4, 1)
+    if "Pool" in kind.__name__:
+        given[kind] = kind(2)
+    given |= {nn.Linear: nn.Linear(4, 4), nn.Embedding: nn.Identity(), nn.Flatten: nn.Flatten(2)}
+    module = given[kind] if kind in given else kind()
+    first = nn.Embedding(5, 2) if kind is nn.Embedding else CONVOLUTIONS[axes](2, 4, 1)
+    x = torch.randint(5, (3, 2)) if kind is nn.Embedding else torch.randn(3, 2, *[4] * axes)
+    parts = nn.Sequential(first, module, nn.Flatten()).eval()
+    return nn.Sequential(*parts, nn.Linear(parts(x).shape[1], 2)), x
+
+
+@pytest.mark.parametrize("kind", [*independence._ROW_BY_ROW, nn.LayerNorm, nn.Flatten], ids=lambda kind: kind.__name__)
+def test_every_module_of_a_chain_is_right_along_v_and_by_layer(kind, along):
+    model, x = inside_a_chain(kind)
+    op, *point = curved(model, x)
+    assert independence.is_row_by_row(model)
+    v = torch.randn(sum(leaf.numel() for leaf in point[0].values()), dtype=torch.float64)
+    assert_close(op(*point, v), op.at(*point)(v))
+    assert along == [TELLS]
+    loss = pb.sample_losses(model, nn.MSELoss())
+    assert_close(pb.gauss_newton(loss)(*point, v), pb.gauss_newton(loss, held=0)(*point, v))
+
+
+def test_module_that_stops_gradients_is_not_taken_along_v(along):
+    op, *point = curved(nn.Sequential(nn.Linear(3, 4), Stops(), nn.Linear(4, 2)), torch.randn(5, 3))
+    v = torch.randn(26, dtype=torch.float64)
+    assert_close(op(*point, v), op.at(*point)(v))
+    assert along == []
+
+
+@pytest.mark.parametrize("what", ["params", "batch", "v"])
+def test_single_product_of_a_chain_has_the_derivatives_that_the_caller_asks_for(what, along):
+    op, params, buffers, (x, targets) = curved(*CHAINS["perceptron"])
+    arguments = {"params": params["0.weight"], "batch": x, "v": torch.randn(26, dtype=torch.float64)}
+    w, tangent = torch.randn(26, dtype=torch.float64), torch.randn_like(arguments[what])
+
+    def number(leaf):
+        a = {**arguments, what: leaf}
+        return op({**params, "0.weight": a["params"]}, buffers, (a["batch"], targets), a["v"]) @ w
+
+    leaf = arguments[what].clone().requires_grad_()
+    gradient = torch.func.grad(number)(arguments[what])
+    assert_close(torch.autograd.grad(number(leaf), leaf)[0], gradient)
+    assert_close(torch.func.jvp(number, (arguments[what],), (tangent,))[1], (gradient * tangent).sum())
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(number(forward_ad.make_dual(arguments[what], tangent))).tangent
+    assert_close(found, (gradient * tangent).sum())
+    with torch.no_grad():
+        product = number(leaf)
+    assert not product.requires_grad
+    assert_close(product, number(arguments[what]))
+    assert not any(along[:-2])
 
 
 def test_without_torch_telling_of_its_transforms_products_are_the_same(monkeypatch, made):

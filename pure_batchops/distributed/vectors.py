@@ -45,7 +45,7 @@ def sharded_vectors(op: Operation, group: Group = None) -> Operation:
                 [10.]])
         >>> dist.destroy_process_group()
     """
-    checks.operation("op", op)
+    checks.function("op", op)
     check_group(group)
 
     def gathered(params: Params, v: Vector, multiply: Callable[[Vector], Vector]) -> Vector:

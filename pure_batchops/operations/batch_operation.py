@@ -79,9 +79,12 @@ def batch_operation(
 
 
 def operation_by(
-    multiplication: Callable[[Params, Buffers, Batch], Multiplication], chunk_size: int | None, batch_dim: int
+    multiplication: Callable[[Params, Buffers, Batch], Multiplication],
+    chunk_size: int | None,
+    batch_dim: int,
+    once: Callable[[Params, Buffers, Batch, Tree], Tree | None] | None = None,
 ) -> Operation:
-    """The operation of a function that gives the linear map and how it is best applied; its products alias nothing."""
+    """The operation of a function that gives the linear map and how it is best applied, and of one for a single product."""
     chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
@@ -93,6 +96,10 @@ def operation_by(
             # torch 2.5 compiles what a transform closes over from outside to zeros: all the work goes inside.
             inside = Multiplication(lambda row: multiplication(params, buffers, batch).product(row))
             return _products(inside, form, chunk or form.vectors)
+        if once is not None and form.vectors is None:
+            single = once(params, buffers, batch, form.tree())  # None where it cannot
+            if single is not None:
+                return form.of_tree(single)
         return _products(_explained(multiplication, params, buffers, batch), form, chunk)
 
     def operation_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:

@@ -9,9 +9,10 @@ from pure_batchops import checks
 from pure_batchops.batches import length, pair
 from pure_batchops.criteria import output_losses
 from pure_batchops.forwards import pure_forward
-from pure_batchops.operations.batch_operation import batch_operation
+from pure_batchops.independence import is_row_by_row
+from pure_batchops.operations.batch_operation import Multiplication, operation_by
 from pure_batchops.operations.hessian import hessian_of
-from pure_batchops.operations.jacobian import jacobian
+from pure_batchops.operations.jacobian import jacobian, jacobian_along
 from pure_batchops.trees import map_leaves
 from pure_batchops.types import Batch, Buffers, Criterion, Forward, LinearMap, Operation, Params, Tree
 
@@ -23,7 +24,8 @@ def generalized_gauss_newton(
 
     Jᵢ is the Jacobian of the model's output for sample i, ∇²criterion the Hessian of the criterion with respect to that
     output. It is the Hessian of the mean loss without the curvature of the model, and, where the criterion is the
-    negative logarithm of an exponential family's likelihood in its natural parameters, the Fisher.
+    negative logarithm of an exponential family's likelihood in its natural parameters, the Fisher. Of a chain of torch's own
+    modules a single product takes J v along in the forward pass; `at` keeps J instead, for many.
 
     Args:
         model: as for `sample_losses`.
@@ -75,15 +77,27 @@ def curvature_of_outputs(
     def predicted(params: Params, *, buffers: Buffers, inputs: Tree) -> Tree:
         return forward(params, buffers, inputs)
 
-    def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
-        inputs, targets = pair(batch, batch_dim)
-        outputs, push, pull = jacobian(partial(predicted, buffers=buffers, inputs=inputs), params)
+    def curved(inputs: Tree, targets: Tree, outputs: Tree) -> LinearMap:
         n = length("the model's outputs and inputs", (outputs, inputs), batch_dim)
         curve = curvature(outputs, targets)
+        return lambda u: map_leaves(lambda leaf: leaf / n, curve(u))  # u ↦ C u / n
+
+    def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
+        inputs, targets = pair(batch, batch_dim)
+        outputs, push, pull = jacobian(partial(predicted, buffers=buffers, inputs=inputs), params)
+        curve = curved(inputs, targets, outputs)
 
         def product(v: Tree) -> Tree:
-            return pull(map_leaves(lambda leaf: leaf / n, curve(push(v))))  # v → Jv → CJv → JᵀCJv / n
+            return pull(curve(push(v)))  # v → Jv → CJv / n → JᵀCJv / n
 
-        return product
+        return Multiplication(product)
 
-    return batch_operation(at, chunk_size=chunk_size, batch_dim=batch_dim)
+    def once(params: Params, buffers: Buffers, batch: Batch, v: Tree) -> Tree | None:
+        inputs, targets = pair(batch, batch_dim)
+        found = jacobian_along(partial(predicted, buffers=buffers, inputs=inputs), params, v)
+        if found is None:
+            return None
+        outputs, pushed, pull = found
+        return pull(curved(inputs, targets, outputs)(pushed))
+
+    return operation_by(multiplication, chunk_size, batch_dim, once if is_row_by_row(model) else None)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pure_batchops import checks
 from pure_batchops.trees import leaves, rebuilt
@@ -35,11 +36,37 @@ def recording(function: Callable[[Params], Tree], params: Params) -> Recording |
     return None if has_others(outputs, inputs) else Recording(value, inputs)
 
 
+def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree) -> tuple[Recording, list[Tensor]] | None:
+    """The function at params, recorded, and its derivative along v by forward mode, in the same pass.
+
+    Forward mode goes on inside of torch.no_grad, where reverse mode stops: it is for functions that are known to have none.
+
+    Returns:
+        The recording and the leaves of J v; None where something else looks on, or forward mode has a gap.
+    """
+    if not nothing_looks_on(params) or _watched(v):
+        return None
+    inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
+    with torch.enable_grad(), forward_ad.dual_level():
+        duals = [forward_ad.make_dual(leaf, along.detach()) for leaf, along in zip(inputs, leaves(v), strict=True)]
+        try:
+            value = function(rebuilt(params, duals))
+        except RuntimeError:  # one of the function's own will come again in reverse mode
+            return None
+        outputs = leaves(value)
+        if not all(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in outputs):
+            return None
+        parts = [forward_ad.unpack_dual(leaf) for leaf in outputs]
+        along = [torch.zeros_like(leaf) if tangent is None else tangent.detach() for leaf, tangent in parts]
+    primals = [leaf for leaf, _ in parts]
+    return None if has_others(primals, inputs) else (Recording(rebuilt(value, primals), inputs), along)
+
+
 def nothing_looks_on(params: Params) -> bool:
     """Whether no transform, no compiler and no autograd of the caller's is known to be at work."""
     if checks.compiling() or _transforms() != [] or torch.is_inference_mode_enabled() or _in_forward_mode():
         return False
-    return not (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves(params)))
+    return not _watched(params)
 
 
 def recorded_pull(outputs: list[Tensor], inputs: list[Tensor], u: list[Any], *, record: bool = False) -> list[Any]:
@@ -62,12 +89,15 @@ def alone_or(recorded: LinearMap, transformed: Callable[[], LinearMap]) -> Linea
     """The recorded map; where a vector is watched by more than vmap, the map by torch.func, which is then made."""
 
     def multiply(v: Tree) -> Tree:
-        watched = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves(v))
         levels = _transforms()
         only_vmap = levels is not None and all(level.key().name == "Vmap" for level in levels)
-        return recorded(v) if only_vmap and not watched and not _in_forward_mode() else transformed()(v)
+        return recorded(v) if only_vmap and not _watched(v) and not _in_forward_mode() else transformed()(v)
 
     return multiply
+
+
+def _watched(v: Tree) -> bool:
+    return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves(v))
 
 
 def _transforms() -> list[Any] | None:
@@ -77,7 +107,7 @@ def _transforms() -> list[Any] | None:
 
 
 def _in_forward_mode() -> bool:
-    return bool(getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0)
+    return bool(getattr(forward_ad, "_current_level", 0) >= 0)
 
 
 def has_others(outputs: list[Tensor], inputs: list[Tensor]) -> bool:
