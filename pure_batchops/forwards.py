@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from pure_batchops import checks
-from pure_batchops.spelled_out import InstanceNorm, spelled_out
+from pure_batchops.spelled_out import InstanceNorm, spell_out_hooks, spelled_out
 from pure_batchops.types import Buffers, Forward, Params, Tree
 
 # The base classes of all batch norms and dropouts have private names only.
@@ -42,12 +43,13 @@ def pure_forward(model: nn.Module | Forward) -> Forward:
     shapes = {name: tensor.shape for name, tensor in [*skeleton.named_parameters(), *skeleton.named_buffers()]}
     spread = not _accepts(inspect.signature(skeleton.forward), None)
     attention = _math_attention if any(map(_may_attend, skeleton.modules())) else nullcontext
+    in_place = any(getattr(part, "inplace", False) for part in model.modules())
     trains, pure = any(part.training for part in model.modules()), all(map(_is_torchs, model.modules()))
     watched = None if pure and not trains else {name for name, _ in skeleton.named_buffers()}
 
     def forward(params: Params, buffers: Buffers, inputs: Tree) -> Tree:
         _check_state(shapes, params, buffers)
-        arguments, keywords = _arguments(inputs, spread)
+        arguments, keywords = _arguments(_copied(inputs) if in_place else inputs, spread)
 
         def outputs(buffers: Buffers) -> Tree:
             with attention():
@@ -56,6 +58,11 @@ def pure_forward(model: nn.Module | Forward) -> Forward:
         return outputs(buffers) if watched is None or checks.compiling() else _unmoved(outputs, buffers, watched, trains)
 
     return forward
+
+
+def _copied(inputs: Tree) -> Tree:
+    """The inputs for a model that may begin with a module that writes into them."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
 
 
 def _unmoved(outputs: Callable[[Buffers], Tree], buffers: Buffers, watched: set[str], trains: bool) -> Tree:  # noqa: FBT001
@@ -123,6 +130,7 @@ def _skeleton(model: nn.Module) -> nn.Module:
             module.training = True
         if (forward := spelled_out(module)) is not None:
             module.forward = forward
+        spell_out_hooks(module)
     return skeleton
 
 

@@ -25,6 +25,11 @@ def is_row_by_row(model: Any) -> bool:
     return type(model) in _ROW_BY_ROW and not _hooked(model)
 
 
+def is_right_in_forward_mode(model: Any) -> bool:
+    """Whether a model is such a chain without an embedding, which in forward mode forgets its padding."""
+    return is_row_by_row(model) and not any(isinstance(part, nn.Embedding) for part in model.modules())
+
+
 def _hooked(module: nn.Module) -> bool:
     """Whether something of a user's runs in the forward pass."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))  # noqa: SLF001

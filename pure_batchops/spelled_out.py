@@ -1,5 +1,6 @@
 """Modules whose kernels in torch are wrong, or fail, under the transforms of torch.func, spelled out in plain operations."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -7,17 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.nn.utils import parametrizations
 
 # The base class of all instance norms has a private name only.
 InstanceNorm = nn.modules.instancenorm._InstanceNorm  # noqa: SLF001
+
+# The parametrization has a private name; the hook of old has that of its module, which its function hides.
+_WeightNorm = parametrizations._WeightNorm  # noqa: SLF001
+_WeightNormHook: Any = sys.modules["torch.nn.utils.weight_norm"].WeightNorm
 
 
 def spelled_out(module: nn.Module) -> Callable[..., Any] | None:
     """The forward pass of a module in plain operations.
 
     Torch's fused norms take their saved mean and deviation for constants from the third derivative on (2.1 to 2.13): the
-    derivative of a product would be silently wrong. Its fused recurrent cells have no rule for vmap and fail when only some
-    of their weights are batched.
+    derivative of a product would be silently wrong. Of its fused weight norm the second derivative is, and every Hessian.
+    Its fused recurrent cells have no rule for vmap and fail when only some of their weights are batched.
 
     Returns:
         The function, or None where torch's own is right.
@@ -28,6 +34,25 @@ def spelled_out(module: nn.Module) -> Callable[..., Any] | None:
         if type(module).forward is kind.forward:
             return partial(function, module)
     return None
+
+
+def spell_out_hooks(module: nn.Module) -> None:
+    """The hooks by which weights were normed before there were parametrizations, in plain operations."""
+    for hook in module._forward_pre_hooks.values():  # noqa: SLF001
+        if isinstance(hook, _WeightNormHook):
+            hook.compute_weight = partial(_normed_by_hook, hook)
+
+
+def _normed_by_hook(hook: Any, module: nn.Module) -> Tensor:
+    return _weight_norm(hook, getattr(module, hook.name + "_g"), getattr(module, hook.name + "_v"))
+
+
+def _weight_norm(norm: Any, size: Tensor, direction: Tensor) -> Tensor:
+    """‖w‖ is the size, of each slice along the axis `norm.dim`; of the whole if that is −1."""
+    if norm.dim == -1:
+        return direction * (size / torch.linalg.vector_norm(direction))
+    axes = [axis for axis in range(direction.dim()) if axis != norm.dim % direction.dim()]
+    return direction * (size / torch.linalg.vector_norm(direction, dim=axes, keepdim=True))
 
 
 def _layer_norm(module: Any, x: Tensor) -> Tensor:
@@ -90,4 +115,5 @@ _FORWARDS: dict[Any, Callable[..., Any]] = {
     nn.RNNCell: _rnn_cell,
     nn.GRUCell: _gru_cell,
     nn.LSTMCell: _lstm_cell,
+    _WeightNorm: _weight_norm,
 }

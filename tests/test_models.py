@@ -249,6 +249,31 @@ def test_norms_spelled_out_are_torchs(model):
     assert_close(pure_forward(wrapped)(*pb.functional_state(wrapped), x), wrapped(x).detach())
 
 
+WEIGHT_NORMS = {
+    "parametrized": nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)),
+    "along another axis": nn.utils.parametrizations.weight_norm(nn.Linear(3, 4), dim=1),
+    "as a whole": nn.utils.parametrizations.weight_norm(nn.Linear(3, 4), dim=None),
+    "of a convolution": nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 1)),
+}
+
+
+@pytest.mark.parametrize("name", [*WEIGHT_NORMS, "hooked", "hooked as a whole"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_weight_norm_spelled_out_is_torchs_and_has_the_hessian_that_torchs_has_not(name):
+    hooked = {"hooked": 0, "hooked as a whole": None}
+    model = nn.utils.weight_norm(nn.Linear(3, 4), dim=hooked[name]) if name in hooked else WEIGHT_NORMS[name]
+    model = nn.Sequential(model, nn.Tanh()).double()
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x[..., None] if isinstance(model[0], nn.Conv1d) else x
+    params, buffers = pb.functional_state(model)
+    output = model(x).detach()
+    assert_close(pure_forward(model)(params, buffers, x), output)
+    loss = pb.sample_losses(model, nn.MSELoss())
+    point = params, buffers, (x, 2 * output + 1)
+    found = pb.dense(pb.hessian(loss))(*point)
+    assert_close(found, pb.dense(pb.hessian(loss, mode="finite_difference"))(*point), rtol=1e-5, atol=1e-7)
+
+
 class Step(nn.Module):
     """A cell with its state as a second input that it must be given."""
 

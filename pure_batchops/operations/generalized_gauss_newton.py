@@ -9,7 +9,7 @@ from pure_batchops import checks
 from pure_batchops.batches import length, pair
 from pure_batchops.criteria import output_losses
 from pure_batchops.forwards import pure_forward
-from pure_batchops.independence import is_row_by_row
+from pure_batchops.independence import is_right_in_forward_mode
 from pure_batchops.operations.batch_operation import Multiplication, operation_by
 from pure_batchops.operations.hessian import hessian_of
 from pure_batchops.operations.jacobian import jacobian, jacobian_along
@@ -100,4 +100,4 @@ def curvature_of_outputs(
         outputs, pushed, pull = found
         return pull(curved(inputs, targets, outputs)(pushed))
 
-    return operation_by(multiplication, chunk_size, batch_dim, once if is_row_by_row(model) else None)
+    return operation_by(multiplication, chunk_size, batch_dim, once if is_right_in_forward_mode(model) else None)

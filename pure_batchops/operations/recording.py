@@ -39,7 +39,8 @@ def recording(function: Callable[[Params], Tree], params: Params) -> Recording |
 def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree) -> tuple[Recording, list[Tensor]] | None:
     """The function at params, recorded, and its derivative along v by forward mode, in the same pass.
 
-    Forward mode goes on inside of torch.no_grad, where reverse mode stops: it is for functions that are known to have none.
+    Forward mode goes on inside of torch.no_grad, where reverse mode stops: it is for functions that are known to
+    be right in it.
 
     Returns:
         The recording and the leaves of J v; None where something else looks on, or forward mode has a gap.
