@@ -170,3 +170,14 @@ def test_third_derivatives_through_norms_are_right_where_torchs_are_not(norm):
     finite = (8 * (along(1e-3) - along(-1e-3)) - (along(2e-3) - along(-2e-3))) / 12e-3
     slope = flat(torch.func.grad(number)(params)) @ flat(direction)
     assert_close(slope, finite, rtol=1e-6, atol=1e-6)  # the rounding of finite differences
+
+
+def test_output_whose_pullback_is_not_linear_at_zero_in_torch_has_its_curvature():
+    x, w = drawn(0, (5, 3), (4, 3))
+    outputs = lambda w, buffers, x: (x @ w.T).logcumsumexp(1)  # noqa: E731
+    jacobian = torch.autograd.functional.jacobian(lambda w: outputs(w, None, x), w).reshape(20, 12)
+    op = pb.generalized_gauss_newton(outputs, nn.MSELoss(reduction="sum"))
+    assert_close(pb.dense(op)(w, {}, (x, torch.zeros(5, 4).double())), 2 * jacobian.T @ jacobian / 5)
+    loss = lambda w, buffers, x: outputs(w, buffers, x).sum(1)  # noqa: E731
+    gradients = jacobian.reshape(5, 4, 12).sum(1)
+    assert_close(pb.dense(pb.gauss_newton(loss, held=0))(w, {}, x), gradients.T @ gradients / 5)

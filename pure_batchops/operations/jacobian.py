@@ -32,7 +32,7 @@ def jacobian(function: Callable[[Params], Tree], params: Params) -> Jacobian:
     if found is None:
         return _transformed(function, params)
     value, inputs = leaves(found.value), found.inputs
-    start = [torch.zeros_like(leaf).requires_grad_() for leaf in value]
+    start = [torch.ones_like(leaf).requires_grad_() for leaf in value]  # some derivatives are not linear at zero in torch
     with torch.enable_grad():
         pulled = recorded_pull(value, inputs, start, record=True)
     return Jacobian(
