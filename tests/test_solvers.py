@@ -388,14 +388,16 @@ def test_bad_option_is_refused(name: str, options: Any, error: Any, match: str) 
 
 def test_what_is_no_operation_at_one_point_is_refused_by_the_factory():
     mapped = torch.vmap(pb.hessian(saddle), in_dims=(0, None, None, None))
+    inside = "must not be the result of a transform of torch.func"
+    told = inside if hasattr(mapped, "at") else "must be an operation with op.at"  # torch 2.1 does not take it over
     makers = [pb.damped, pb.direct, *FACTORIES.values()]
     for make in makers:
         with pytest.raises(TypeError, match="must be an operation with op.at"):
             make(saddle, 1.0)
-        with pytest.raises(TypeError, match="must not be the result of a transform of torch.func"):
+        with pytest.raises(TypeError, match=told):
             make(mapped, 1.0)
     for estimate in (pb.trace, pb.diagonal, pb.frobenius_norm):
-        with pytest.raises(TypeError, match="must not be the result of a transform of torch.func"):
+        with pytest.raises(TypeError, match=told):
             estimate(mapped, samples=3)
 
 
