@@ -21,7 +21,7 @@ from pure_batchops import (
     influence,
     stack_states,
 )
-from pure_batchops.operations.batch_operation import with_at
+from pure_batchops.operations.operation import with_at
 
 STEPS = 10
 MEMBERS = 16

@@ -18,9 +18,10 @@ Everything that multiplies has the signature `(params, buffers, batch, v) -> pro
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
 """
 
-from pure_batchops.average_states import AverageState, average_merge, average_result, average_start, average_step
-from pure_batchops.averages import averaged, chunk_average, point_average, weighted_average
-from pure_batchops.averages_with_error import averaged_with_error
+from pure_batchops.averages.averaged import averaged, chunk_average, point_average, weighted_average
+from pure_batchops.averages.resumable import resumable
+from pure_batchops.averages.state import AverageState, average_merge, average_result, average_start, average_step
+from pure_batchops.averages.with_error import averaged_with_error
 from pure_batchops.batches import n_points
 from pure_batchops.estimators.diagonal import diagonal
 from pure_batchops.estimators.eigenpairs import Eigenpairs, eigenpairs
@@ -31,9 +32,8 @@ from pure_batchops.estimators.trace import trace
 from pure_batchops.influences.influence import influence
 from pure_batchops.influences.perturbation_influence import perturbation_influence
 from pure_batchops.influences.self_influence import self_influence
-from pure_batchops.losses import sample_losses
-from pure_batchops.models import functional_state, stack_states
-from pure_batchops.operations.batch_operation import batch_operation
+from pure_batchops.losses.sample_losses import sample_losses
+from pure_batchops.models.state import functional_state, stack_states
 from pure_batchops.operations.block_diagonal import block_diagonal
 from pure_batchops.operations.damped import damped
 from pure_batchops.operations.dense import dense
@@ -42,7 +42,7 @@ from pure_batchops.operations.generalized_gauss_newton import generalized_gauss_
 from pure_batchops.operations.hessian import hessian
 from pure_batchops.operations.inverse_harmonic_mean import inverse_harmonic_mean
 from pure_batchops.operations.monte_carlo_fisher import monte_carlo_fisher
-from pure_batchops.resumable import resumable
+from pure_batchops.operations.operation import batch_operation
 from pure_batchops.solvers.conjugate_gradient import Solution, conjugate_gradient, conjugate_gradient_solution
 from pure_batchops.solvers.direct import direct
 from pure_batchops.solvers.lissa import lissa

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import pure_batchops as pb
-from pure_batchops.digits import SHOWN, Digits, draw, true_digits, with_flips
+from pure_batchops.demo.digits import SHOWN, Digits, draw, true_digits, with_flips
 
 BATCH, EPOCHS = 128, 30
 POINTS = 600  # the batches of the averages: the larger, the fewer passes

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from pure_batchops.operations.noise import signs
+from pure_batchops.noise import signs
 from tests.strategies import problem, problems, seeds
 from tests.test_operations import ROWS, VERSION, Row, close, every_row, few
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from pure_batchops.operations.noise import uniform
+from pure_batchops.noise import uniform
 from tests.strategies import flat, problem, vectors
 
 P = problem("perceptron", 4)

@@ -9,8 +9,8 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from pure_batchops.operations import sample_gradients
-from pure_batchops.operations.taps import tapped_gradients
+from pure_batchops.gradients import routes as sample_gradients
+from pure_batchops.gradients.by_vmap import tapped_gradients
 
 
 class Twice(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from pure_batchops.forwards import pure_forward
+from pure_batchops.models.forward import pure_forward
 from tests.strategies import KINDS, Tied, problem
 
 

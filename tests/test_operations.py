@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from pure_batchops.operations.noise import uniform
+from pure_batchops.noise import uniform
 from pure_batchops.testing import LAWS, check_operation
 from tests import dense
 from tests.strategies import KINDS, Problem, flat, problem, problems, seeds, vectors

@@ -157,7 +157,7 @@ def test_functions_are_told_apart_by_code_globals_defaults_and_closures(tmp_path
         lambda params, buffers, x: params * x,
         lambda params, buffers, x: scaled(params * x),
     ]
-    from pure_batchops.fingerprints import of_function
+    from pure_batchops.averages.fingerprints import of_function
 
     found = [of_function(pb.gauss_newton(loss)) for loss in losses]
     assert len(set(found)) == len(losses)

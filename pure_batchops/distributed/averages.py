@@ -9,14 +9,14 @@ import torch
 import torch.distributed as dist
 
 from pure_batchops import checks
-from pure_batchops.average_states import AverageState, average_merge, average_result, average_start
-from pure_batchops.averages import average_fold, averaging
+from pure_batchops.averages.averaged import average_fold, averaging
+from pure_batchops.averages.resumable import resumed
+from pure_batchops.averages.state import AverageState, average_merge, average_result, average_start
+from pure_batchops.averages.stream import Progress, Weight, weighted_products
 from pure_batchops.batches import n_points
 from pure_batchops.distributed.ranks import Group, agreed, check_group, in_time, place
-from pure_batchops.resumable import resumed
 from pure_batchops.trees import map_leaves, named_leaves, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
-from pure_batchops.weighted_products import Progress, Weight, weighted_products
 
 
 def averaged(

@@ -10,10 +10,10 @@ from torch import Tensor
 from pure_batchops import checks
 from pure_batchops.batches import sample_axis
 from pure_batchops.distributed.ranks import Group, agreed, check_group, in_time, place
-from pure_batchops.forms import vector_form
-from pure_batchops.operations.batch_operation import with_at
+from pure_batchops.operations.operation import with_at
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
+from pure_batchops.vectors import vector_form
 
 
 def sharded_vectors(op: Operation, group: Group = None) -> Operation:

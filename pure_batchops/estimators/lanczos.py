@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pure_batchops.checks import readable
 from pure_batchops.estimators.rows import RowMap
-from pure_batchops.operations.noise import uniform
+from pure_batchops.noise import uniform
 
 
 class Tridiagonal(NamedTuple):

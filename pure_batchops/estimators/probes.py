@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
+from pure_batchops.averages.moments import merged, moments, standard_error
 from pure_batchops.estimators.rows import RowMap, row_map, spans
-from pure_batchops.moments import merged, moments, standard_error
-from pure_batchops.operations.noise import signs
+from pure_batchops.noise import signs
 from pure_batchops.types import Batch, Buffers, Estimate, Operation, Params
 
 Estimator = Callable[[Params, Buffers, Batch], Estimate]

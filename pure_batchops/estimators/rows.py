@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.operations.gradient_norms import MOST_COMPILED_CHUNKS, NUMBERS_AT_ONCE
+from pure_batchops.gradients.norms import MOST_COMPILED_CHUNKS, NUMBERS_AT_ONCE
 from pure_batchops.trees import leaves, parameter_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Operation, Params
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
+from pure_batchops.averages.moments import moments, standard_error
 from pure_batchops.estimators.lanczos import lanczos, ritz
 from pure_batchops.estimators.rows import RowMap, row_map, spans
-from pure_batchops.moments import moments, standard_error
-from pure_batchops.operations.noise import signs
+from pure_batchops.noise import signs
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
 

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map
 
 from pure_batchops import checks
 from pure_batchops.batches import pair, sample_axis
-from pure_batchops.influences.gradients import check, device_of, gradient_rows, solver, tree_of
+from pure_batchops.influences.sides import check, device_of, gradient_rows, solver, tree_of
 from pure_batchops.trees import leaves, map_leaves, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 

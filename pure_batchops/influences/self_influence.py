@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.influences.gradients import check, device_of, gradient_rows, solver
+from pure_batchops.influences.sides import check, device_of, gradient_rows, solver
 from pure_batchops.trees import move
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.batches import sample_axis
-from pure_batchops.forms import vector_form
-from pure_batchops.operations.batch_operation import with_at
+from pure_batchops.operations.operation import with_at
 from pure_batchops.trees import map_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
+from pure_batchops.vectors import vector_form
 
 
 def damped(op: Operation, regularization: float | Tensor) -> Operation:

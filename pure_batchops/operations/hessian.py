@@ -10,9 +10,9 @@ from torch.func import grad, jacrev, jvp, vjp
 
 from pure_batchops import checks
 from pure_batchops.batches import sample_axis
-from pure_batchops.losses import mean_loss
-from pure_batchops.operations.batch_operation import batch_operation
-from pure_batchops.operations.recording import alone_or, recorded_pull, recording
+from pure_batchops.derivatives.plain_autograd import alone_or, recorded_pull, recording
+from pure_batchops.losses.sample_losses import mean_loss
+from pure_batchops.operations.operation import batch_operation
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, SampleLosses, Tree
 

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from pure_batchops import checks
-from pure_batchops.criteria import output_losses
+from pure_batchops.losses.criterion import output_losses
+from pure_batchops.noise import uniform
 from pure_batchops.operations.generalized_gauss_newton import curvature_of_outputs
-from pure_batchops.operations.noise import uniform
 from pure_batchops.types import Forward, Likelihood, LinearMap, Operation, Tree
 
 

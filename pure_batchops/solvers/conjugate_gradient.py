@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.forms import vector_form
 from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, finite, only, operation_on_rows, plus, rows_of, width
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
+from pure_batchops.vectors import vector_form
 
 
 class Solution(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.operations.noise import normal
+from pure_batchops.noise import normal
 from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, on_rows, only, operation_on_rows, rows_of
 from pure_batchops.types import Batch, Buffers, Operation, Params
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.batches import sample_axis
-from pure_batchops.forms import is_uniform, vector_form
-from pure_batchops.operations.batch_operation import with_at
+from pure_batchops.operations.operation import with_at
 from pure_batchops.trees import parameter_leaves
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Vector
+from pure_batchops.vectors import is_uniform, vector_form
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from pure_batchops import checks
-from pure_batchops.spelled_out import InstanceNorm, spell_out_hooks, spelled_out
+from pure_batchops.models.rewrites import InstanceNorm, spell_out_hooks, spelled_out
 from pure_batchops.types import Buffers, Forward, Params, Tree
 
 # The base classes of all batch norms and dropouts have private names only.

@@ -13,7 +13,7 @@ import torch
 from torch.func import vjp
 
 from pure_batchops import checks
-from pure_batchops.operations.recording import alone_or, recorded_pull, recording, recording_along
+from pure_batchops.derivatives.plain_autograd import alone_or, recorded_pull, recording, recording_along
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 

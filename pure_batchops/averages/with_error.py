@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import torch
 
-from pure_batchops import checks, moments
-from pure_batchops.average_states import AverageState, average_merge, average_result, average_start, average_step
+from pure_batchops import checks
+from pure_batchops.averages import moments
+from pure_batchops.averages.moments import Moments
+from pure_batchops.averages.state import AverageState, average_merge, average_result, average_start, average_step
+from pure_batchops.averages.stream import Progress, Weight, weighted_products
 from pure_batchops.batches import n_points
-from pure_batchops.moments import Moments
 from pure_batchops.trees import Path, named_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Estimate, Operation, Params, Tree, Vector
-from pure_batchops.weighted_products import Progress, Weight, weighted_products
 
 
 class _State(NamedTuple):

@@ -8,12 +8,12 @@ from functools import partial, reduce
 from typing import Any
 
 from pure_batchops import checks
-from pure_batchops.average_states import AverageState, average_result, average_start, average_step
+from pure_batchops.averages.state import AverageState, average_result, average_start, average_step
+from pure_batchops.averages.stream import Progress, Weight, counting, weighted_products
 from pure_batchops.batches import n_points
-from pure_batchops.operations.batch_operation import with_at
+from pure_batchops.operations.operation import with_at
 from pure_batchops.trees import move, parameter_leaves
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Tree, Vector
-from pure_batchops.weighted_products import Progress, Weight, counting, weighted_products
 
 
 def weighted_average(pairs: Iterable[tuple[Tree, float]]) -> Tree:

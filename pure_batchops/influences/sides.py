@@ -9,11 +9,11 @@ from torch.utils.data import RandomSampler
 
 from pure_batchops import checks
 from pure_batchops.batches import chunks, sample_axis
-from pure_batchops.forms import vector_form
-from pure_batchops.operations.sample_gradients import HELD, SampleGradients, sample_gradients
+from pure_batchops.gradients.routes import HELD, SampleGradients, sample_gradients
 from pure_batchops.solvers.rows import width
 from pure_batchops.trees import move, parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
+from pure_batchops.vectors import vector_form
 
 NUMBERS_AT_ONCE = 2**22
 """Gradients are solved for so many samples at once as have this many numbers (16 MiB in float32)."""

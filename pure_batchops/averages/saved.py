@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pure_batchops.average_states import AverageState, average_start
+from pure_batchops.averages.state import AverageState, average_start
 from pure_batchops.trees import parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Params
 

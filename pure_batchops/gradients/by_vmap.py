@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from pure_batchops.operations.layers import Use, layer_of
+from pure_batchops.gradients.kinds import Use, layer_of
 
 Taps = list[tuple[int, Tensor]]
 """For each call of a layer in turn the number of its weight's leaf, and a zero like its output."""

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.batches import length, pair, sample_axis, split
-from pure_batchops.forms import is_uniform
-from pure_batchops.losses import each_loss
-from pure_batchops.operations.gradient_norms import same_losses, squared_gradient_norms
-from pure_batchops.operations.jacobian import jacobian
-from pure_batchops.operations.layer_records import recorded_layers
-from pure_batchops.operations.layers import pulled, pushed, squared_norms, wide
-from pure_batchops.operations.taps import Tapped, plan, tapped_gradients
+from pure_batchops.derivatives.jacobian import jacobian
+from pure_batchops.gradients.by_vmap import Tapped, plan, tapped_gradients
+from pure_batchops.gradients.kinds import pulled, pushed, squared_norms, wide
+from pure_batchops.gradients.norms import same_losses, squared_gradient_norms
+from pure_batchops.gradients.one_pass import recorded_layers
+from pure_batchops.losses.sample_losses import each_loss
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, LinearMap, Params, SampleLosses, Tree
+from pure_batchops.vectors import is_uniform
 
 HELD = 2**22
 """Gradients of samples are held while they have no more numbers than this (16 MiB in float32)."""

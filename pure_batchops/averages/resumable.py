@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from pure_batchops import checks, fingerprints
-from pure_batchops.average_states import AverageState, average_result
-from pure_batchops.averages import average_fold, averaging
+from pure_batchops import checks
+from pure_batchops.averages import fingerprints
+from pure_batchops.averages.averaged import average_fold, averaging
+from pure_batchops.averages.saved import SavedAverage, save, saved_average
+from pure_batchops.averages.state import AverageState, average_result
+from pure_batchops.averages.stream import Progress, Weight, weighted_products
 from pure_batchops.batches import n_points
-from pure_batchops.saved_averages import SavedAverage, save, saved_average
 from pure_batchops.trees import move, parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
-from pure_batchops.weighted_products import Progress, Weight, weighted_products
 
 
 def resumable(

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from pure_batchops import checks
-from pure_batchops.forms import Form, vector_form
 from pure_batchops.trees import leaves, map_leaves, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Tree, Vector
+from pure_batchops.vectors import Form, vector_form
 
 
 class Multiplication(NamedTuple):

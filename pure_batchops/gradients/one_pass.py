@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from pure_batchops.losses import each_loss
-from pure_batchops.operations.layers import Layer, Use, bias_gradients, is_of_one_image, layer_of, weight_gradients
-from pure_batchops.operations.recording import has_others, nothing_looks_on
-from pure_batchops.operations.taps import Calls, Tapped
+from pure_batchops.derivatives.plain_autograd import has_others, nothing_looks_on
+from pure_batchops.gradients.by_vmap import Calls, Tapped
+from pure_batchops.gradients.kinds import Layer, Use, bias_gradients, is_of_one_image, layer_of, weight_gradients
+from pure_batchops.losses.sample_losses import each_loss
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 

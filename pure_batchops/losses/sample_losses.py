@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from pure_batchops import checks
 from pure_batchops.batches import pair
-from pure_batchops.criteria import output_losses
-from pure_batchops.forwards import pure_forward
-from pure_batchops.independence import is_row_by_row
+from pure_batchops.losses.criterion import output_losses
+from pure_batchops.models.forward import pure_forward
+from pure_batchops.models.row_by_row import is_row_by_row
 from pure_batchops.types import Batch, Buffers, Criterion, Forward, Params, SampleLosses
 
 

@@ -1,0 +1,1 @@
+"""Averages of products, and operations averaged over batches."""

@@ -1,0 +1,1 @@
+"""The main job, `python -m pure_batchops`."""

@@ -1,0 +1,1 @@
+"""From a model and a criterion to the loss of each sample."""

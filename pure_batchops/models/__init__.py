@@ -1,0 +1,1 @@
+"""From a module to plain tensors and a pure forward pass."""
