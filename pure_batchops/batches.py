@@ -4,22 +4,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pure_batchops.trees import leaves, named_leaves
+from pure_batchops.torch_privates import mapped_function
+from pure_batchops.trees import leaves, named_leaves, tree_flatten, tree_unflatten
 from pure_batchops.types import Batch, Tree
 
 
 def sample_axis(function: Any) -> int:
     """The axis of the samples in the batches of a loss or an operation; the first, where it does not say."""
-    inner = None if hasattr(function, "batch_dim") else _mapped(function)
+    inner = None if hasattr(function, "batch_dim") else mapped_function(function)
     return int(getattr(function, "batch_dim", 0)) if inner is None else sample_axis(inner)
-
-
-def _mapped(function: Any) -> Any:
-    """The function inside of a torch.vmap, which in torch 2.1 does not take over its attributes; None for any other."""
-    names = function.__code__.co_freevars if getattr(function, "__module__", "") == "torch._functorch.apis" else ()
-    return function.__closure__[names.index("func")].cell_contents if "func" in names else None
 
 
 def pair(batch: Batch, batch_dim: int = 0) -> tuple[Tree, Tree]:

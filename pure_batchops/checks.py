@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pure_batchops import torch_privates
+
 
 def positive(name: str, value: Any) -> float | Tensor:
     """A positive finite number, or a 0-dim floating-point tensor, whose value is not read (it may be vmapped)."""
@@ -89,7 +91,7 @@ def operation(name: str, value: Any) -> None:
     if not callable(getattr(value, "at", None)):
         msg = f"{name} must be an operation with {name}.at, as batch_operation makes one, got {type(value).__name__}"
         raise TypeError(msg)
-    if getattr(value, "__globals__", {}).get("__name__", "").startswith("torch._functorch"):
+    if torch_privates.is_transformed(value):
         msg = (
             f"{name} must not be the result of a transform of torch.func, whose {name}.at is that of the operation inside; "
             "transform what is made of the operation, as in torch.vmap(trace(op), in_dims=...)"
@@ -111,27 +113,3 @@ def axis(name: str, value: Any) -> int:
         msg = f"{name} must be the number of an axis, got {value!r}"
         raise TypeError(msg)
     return int(value)
-
-
-compiling = getattr(torch.compiler, "is_compiling", lambda: False)
-"""Whether torch.compile is tracing (torch before 2.3 cannot compile the operations, nor say so)."""
-
-
-def derivatives() -> None:
-    """A mode in which derivatives are taken: within torch.inference_mode older versions of torch.func find zeros."""
-    if torch.is_inference_mode_enabled() and float(torch.func.grad(torch.square)(torch.ones(()))) != 2:
-        msg = (
-            f"products must be taken outside of torch.inference_mode, in which torch {torch.__version__} takes every "
-            "derivative of torch.func for zero; use torch.no_grad"
-        )
-        raise RuntimeError(msg)
-
-
-def readable(holds: Tensor) -> bool | None:
-    """The value of a tensor; None under vmap, where there is no one answer, and under torch.compile."""
-    if compiling():
-        return None
-    try:
-        return bool(holds)
-    except RuntimeError:
-        return None

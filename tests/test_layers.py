@@ -83,7 +83,7 @@ def agrees(loss, params, buffers, batch, held):
 @pytest.mark.parametrize("joined", [0, 2**18])
 @pytest.mark.parametrize("name", ["linear", "conv2d", "used twice"])
 def test_gradients_held_in_one_matrix_or_leaf_by_leaf_are_the_same(name, joined, monkeypatch):
-    monkeypatch.setattr(sample_gradients, "JOINED", joined)
+    monkeypatch.setattr(sample_gradients, "NUMBERS_JOINED", joined)
     agrees(*problem(*LAYERS[name]), held=2**22)
 
 

@@ -10,12 +10,12 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.testing import assert_close
 
 import pure_batchops as pb
+from pure_batchops.derivatives import hessian_products as of_hessian
 from pure_batchops.derivatives import jacobian as of_jacobian
 from pure_batchops.derivatives.plain_autograd import recording, recording_along
 from pure_batchops.gradients import routes as sample_gradients
 from pure_batchops.gradients.one_pass import recorded_layers
 from pure_batchops.models import row_by_row as independence
-from pure_batchops.operations import hessian as of_hessian
 from tests.test_layers import LAYERS, agrees, problem
 
 TELLS = hasattr(torch._C._functorch, "get_interpreter_stack")  # older versions of torch do not tell of their transforms
@@ -345,7 +345,7 @@ def test_without_torch_telling_of_its_transforms_products_are_the_same(monkeypat
     params, buffers, batch = point()
     v = torch.randn(3, dtype=torch.float64)
     right = pb.hessian(losses)(params, buffers, batch, v)
-    monkeypatch.setattr("pure_batchops.derivatives.plain_autograd._transforms", lambda: None)
+    monkeypatch.setattr("pure_batchops.torch_privates.transforms", lambda: None)
     assert_close(pb.hessian(losses)(params, buffers, batch, v), right)
     assert made == [TELLS, False]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import count
 
-from pure_batchops import checks
+from pure_batchops import checks, tracing
 from pure_batchops.batches import n_points, sample_axis
 from pure_batchops.trees import move, named, named_leaves, parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
@@ -47,7 +47,7 @@ def weighted_products(op: Operation, weight: Weight, *, finite: bool) -> Stream:
                 _check_finite(product)
             return product, weigh(batch)
 
-        if checks.compiling():  # torch 2.5 can call a closure only within the function that it is of
+        if tracing.compiling():  # torch 2.5 can call a closure only within the function that it is of
             return [term(batch) for batch in batches]
         return _numbered(term, batches, first)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.func import vjp
 
-from pure_batchops import checks
+from pure_batchops import tracing
 from pure_batchops.derivatives.plain_autograd import alone_or, recorded_pull, recording, recording_along
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
@@ -70,7 +70,7 @@ def _transformed(function: Callable[[Params], Tree], params: Params) -> Jacobian
 
     def pull(u: Tree) -> Tree:
         # torch 2.5 cannot compile a pullback within another transform; anew, the compiler merges it with the first.
-        return (vjp(function, params)[1] if checks.compiling() else pullback)(u)[0]
+        return (vjp(function, params)[1] if tracing.compiling() else pullback)(u)[0]
 
     _, pushforward = vjp(pull, map_leaves(torch.ones_like, value))
     return Jacobian(value, lambda v: pushforward(v)[0], pull)

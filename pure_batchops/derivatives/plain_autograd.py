@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pure_batchops import checks
+from pure_batchops.tracing import is_traced_by_vmap_alone, is_untraced, requires_grad
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
@@ -25,7 +25,7 @@ class Recording(NamedTuple):
 
 def recording(function: Callable[[Params], Tree], params: Params) -> Recording | None:
     """The function at params, recorded; None where something else looks on."""
-    if not nothing_looks_on(params):
+    if not is_untraced(params):
         return None
     inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
     with torch.enable_grad():
@@ -45,7 +45,7 @@ def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree)
     Returns:
         The recording and the leaves of J v; None where something else looks on, or forward mode has a gap.
     """
-    if not nothing_looks_on(params) or _watched(v):
+    if not is_untraced(params) or requires_grad(v):
         return None
     inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
     with torch.enable_grad(), forward_ad.dual_level():
@@ -61,13 +61,6 @@ def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree)
         along = [torch.zeros_like(leaf) if tangent is None else tangent.detach() for leaf, tangent in parts]
     primals = [leaf for leaf, _ in parts]
     return None if has_others(primals, inputs) else (Recording(rebuilt(value, primals), inputs), along)
-
-
-def nothing_looks_on(params: Params) -> bool:
-    """Whether no transform, no compiler and no autograd of the caller's is known to be at work."""
-    if checks.compiling() or _transforms() != [] or torch.is_inference_mode_enabled() or _in_forward_mode():
-        return False
-    return not _watched(params)
 
 
 def recorded_pull(outputs: list[Tensor], inputs: list[Tensor], u: list[Any], *, record: bool = False) -> list[Any]:
@@ -90,25 +83,9 @@ def alone_or(recorded: LinearMap, transformed: Callable[[], LinearMap]) -> Linea
     """The recorded map; where a vector is watched by more than vmap, the map by torch.func, which is then made."""
 
     def multiply(v: Tree) -> Tree:
-        levels = _transforms()
-        only_vmap = levels is not None and all(level.key().name == "Vmap" for level in levels)
-        return recorded(v) if only_vmap and not _watched(v) and not _in_forward_mode() else transformed()(v)
+        return recorded(v) if is_traced_by_vmap_alone(v) else transformed()(v)
 
     return multiply
-
-
-def _watched(v: Tree) -> bool:
-    return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves(v))
-
-
-def _transforms() -> list[Any] | None:
-    """The transforms of torch.func at work; None if this version of torch does not tell."""
-    stack: Any = getattr(torch._C._functorch, "get_interpreter_stack", None)  # noqa: SLF001
-    return None if stack is None else (stack() or [])
-
-
-def _in_forward_mode() -> bool:
-    return bool(getattr(forward_ad, "_current_level", 0) >= 0)
 
 
 def has_others(outputs: list[Tensor], inputs: list[Tensor]) -> bool:

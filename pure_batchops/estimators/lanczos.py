@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pure_batchops.checks import readable
+from pure_batchops import tracing
 from pure_batchops.estimators.rows import RowMap
 from pure_batchops.noise import uniform
 
@@ -83,7 +83,7 @@ def _next(image: Tensor, basis: list[Tensor], noise: Callable[[], Tensor]) -> tu
     length = left.norm(dim=1)
     rounding = 10 * torch.finfo(image.dtype).eps * image.shape[1] ** 0.5
     used_up = length <= rounding * image.norm(dim=1)
-    if readable(used_up.any()) is False:
+    if tracing.readable(used_up.any()) is False:
         return left / length[:, None], length
     other = _unit(_orthogonal(_unit(_orthogonal(noise(), basis)), basis))
     row = torch.where(used_up[:, None], other, left / torch.where(used_up, 1, length)[:, None])

@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure_batchops import checks
-from pure_batchops.checks import readable
+from pure_batchops import checks, tracing
 from pure_batchops.estimators.rows import RowMap, row_map
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
@@ -65,7 +64,7 @@ def numbers(tensor: Tensor) -> Any:
     Raises:
         ValueError: if the tensor has no one value.
     """
-    if readable(tensor.isfinite().all()) is None:
+    if tracing.readable(tensor.isfinite().all()) is None:
         msg = "scipy must be called outside of torch.vmap and torch.compile, as it reads numbers; use a loop, or 'lanczos'"
         raise ValueError(msg)
     return tensor.detach().cpu().numpy()

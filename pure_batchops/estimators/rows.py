@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pure_batchops import checks
-from pure_batchops.gradients.norms import MOST_COMPILED_CHUNKS, NUMBERS_AT_ONCE
+from pure_batchops import tracing
 from pure_batchops.trees import leaves, parameter_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
@@ -45,7 +44,7 @@ def row_map(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Ro
     for leaf in found:
         dtype = torch.promote_types(dtype, leaf.dtype)
     # What `at` returns is not to be compiled: torch 2.5 makes zeros of it.
-    product = partial(op, params, buffers, batch) if checks.compiling() else op.at(params, buffers, batch)
+    product = partial(op, params, buffers, batch) if tracing.compiling() else op.at(params, buffers, batch)
 
     def multiply(rows: Tensor) -> Tensor:
         parts = zip(rows.split(sizes, 1), found, strict=True)
@@ -56,11 +55,3 @@ def row_map(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Ro
 
     eps = max(torch.finfo(leaf.dtype).eps for leaf in found)
     return RowMap(sum(sizes), multiply, torch.empty(0, dtype=dtype, device=device), eps)
-
-
-def spans(count: int, numbers: int, chunk_size: int | None) -> list[tuple[int, int]]:
-    """The chunks `(first, how many)` of that many rows, each row costing the memory of that many numbers."""
-    chunk = chunk_size or max(1, NUMBERS_AT_ONCE // max(1, numbers))
-    if checks.compiling():
-        chunk = max(chunk, -(-count // MOST_COMPILED_CHUNKS))
-    return [(first, min(chunk, count - first)) for first in range(0, count, chunk)]

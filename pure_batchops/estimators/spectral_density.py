@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.averages.moments import moments, standard_error
+from pure_batchops.budget import spans
 from pure_batchops.estimators.lanczos import lanczos, ritz
-from pure_batchops.estimators.rows import RowMap, row_map, spans
+from pure_batchops.estimators.rows import RowMap, row_map
 from pure_batchops.noise import signs
 from pure_batchops.types import Batch, Buffers, Operation, Params
 

@@ -6,7 +6,6 @@ a zero added, the tap, whose gradient is that of the output.
 """
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor
 from torch.func import grad_and_value
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten
 
 from pure_batchops.gradients.kinds import Use, layer_of
+from pure_batchops.torch_privates import attention_seen_by_modes
+from pure_batchops.trees import tree_flatten
 
 Taps = list[tuple[int, Tensor]]
 """For each call of a layer in turn the number of its weight's leaf, and a zero like its output."""
@@ -50,17 +50,8 @@ class Calls(TorchFunctionMode):
     ) -> Any:
         if func is F.multi_head_attention_forward:
             with self:
-                return _attention(*args, **kwargs or {})
+                return attention_seen_by_modes(*args, **kwargs or {})
         return self.handle(func, args, kwargs or {})
-
-
-# Called within a mode, torch's function hands itself to the mode, for ever. This copy goes on to the linear layers inside.
-_attention = FunctionType(
-    F.multi_head_attention_forward.__code__,
-    {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
-    "multi_head_attention_forward",
-    F.multi_head_attention_forward.__defaults__,
-)
 
 
 class _Watch(torch.autograd.Function):

@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.nn import grad
 
-NUMBERS_AT_ONCE = 2**22
-"""Gradients that have to be formed are formed for so many samples at once as have this many numbers."""
-
+from pure_batchops.budget import fitting
 
 _OF_CONVOLUTION = ("stride", "padding", "dilation", "groups")
 _OF_EMBEDDING = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
@@ -114,7 +112,7 @@ def _of_gram_matrices(x: Tensor, delta: Tensor) -> Tensor:
 
 
 def _by_chunks(function: Callable[..., Tensor], numbers: int, *tensors: Tensor) -> Tensor:
-    chunk = max(1, NUMBERS_AT_ONCE // numbers)
+    chunk = fitting(numbers)
     return torch.cat([function(*parts) for parts in zip(*(tensor.split(chunk) for tensor in tensors), strict=True)])
 
 

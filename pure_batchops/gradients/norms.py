@@ -6,16 +6,11 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from pure_batchops import checks
+from pure_batchops import tracing
 from pure_batchops.batches import sample_axis, split
+from pure_batchops.budget import chunk_of
 from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
-
-NUMBERS_AT_ONCE = 2**22
-"""As many gradients are held at once as have this many numbers (16 MiB in float32)."""
-
-MOST_COMPILED_CHUNKS = 16
-"""Chunks are unrolled by the compiler, so a compiled operation takes no more of them than this."""
 
 
 def squared_gradient_norms(
@@ -43,13 +38,10 @@ def squared_gradient_norms(
     if not samples:
         msg = f"batch must hold a tensor with {n} samples along axis {axis}, as many as there are losses"
         raise ValueError(msg)
-    norms, values = torch.vmap(of_one, chunk_size=chunk_size or _chunk(n, params))(*samples)
+    norms, values = torch.vmap(of_one, chunk_size=chunk_size or chunk_of(n, sum(leaf.numel() for leaf in leaves(params))))(
+        *samples
+    )
     return _refuse_mixed(norms, values, losses)
-
-
-def _chunk(n: int, params: Params) -> int:
-    chunk = max(1, NUMBERS_AT_ONCE // sum(leaf.numel() for leaf in leaves(params)))
-    return max(chunk, -(-n // MOST_COMPILED_CHUNKS)) if checks.compiling() else chunk
 
 
 def _squared_norm(gradient: Any) -> Tensor:
@@ -60,7 +52,7 @@ def _squared_norm(gradient: Any) -> Tensor:
 
 def _refuse_mixed(norms: Tensor, alone: Tensor, losses: Tensor) -> Tensor:
     same = same_losses(alone, losses)
-    if checks.readable(same.all()) is False:
+    if tracing.readable(same.all()) is False:
         worst = int((alone - losses).abs().argmax())
         msg = (
             f"loss must give a sample the same value alone as in its batch: sample {worst} has "

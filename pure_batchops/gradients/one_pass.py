@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
-from pure_batchops.derivatives.plain_autograd import has_others, nothing_looks_on
+from pure_batchops.derivatives.plain_autograd import has_others
 from pure_batchops.gradients.by_vmap import Calls, Tapped
 from pure_batchops.gradients.kinds import Layer, Use, bias_gradients, is_of_one_image, layer_of, weight_gradients
-from pure_batchops.losses.sample_losses import each_loss
-from pure_batchops.trees import leaves, rebuilt
+from pure_batchops.losses.checked import checked_losses
+from pure_batchops.torch_privates import version
+from pure_batchops.tracing import is_untraced
+from pure_batchops.trees import leaves, rebuilt, tree_flatten
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
 
@@ -34,7 +35,7 @@ def recorded_layers(loss: SampleLosses, params: Params, buffers: Buffers, batch:
     Returns:
         What `Tapped` says; None if a parameter is no weight or bias of a layer, or something else looks on.
     """
-    if not nothing_looks_on(params):
+    if not is_untraced(params):
         return None
     flat = [leaf.detach() for leaf in leaves(params)]  # objects that nothing else is
     numbers = {id(leaf): number for number, leaf in enumerate(flat)}
@@ -59,11 +60,11 @@ def recorded_layers(loss: SampleLosses, params: Params, buffers: Buffers, batch:
             return output
         is_first = not output.requires_grad
         output = output.detach().requires_grad_() if is_first else output
-        calls.append(_Call(layer, numbers[id(weight)], numbers.get(id(bias)), x, output, (x._version, output._version)))  # noqa: SLF001
+        calls.append(_Call(layer, numbers[id(weight)], numbers.get(id(bias)), x, output, (version(x), version(output))))
         return output.clone() if is_first else output  # a leaf of autograd cannot be changed in place
 
     with torch.enable_grad(), Calls(handle):
-        losses = each_loss(loss)(rebuilt(params, flat), buffers, batch)
+        losses = checked_losses(loss)(rebuilt(params, flat), buffers, batch)
     used = {number for call in calls for number in (call.weight, call.bias)}
     if others or not losses.requires_grad or not used.issuperset(numbers.values()) or not _intact(calls, losses):
         return None
@@ -80,7 +81,7 @@ def _parts(arguments: Iterable[Any]) -> Iterator[Any]:
 
 def _intact(calls: list[_Call], losses: Tensor) -> bool:
     """Whether each row is of one sample, nothing was changed in place, and the caller has no gradient in it."""
-    same = all(call.versions == (call.x._version, call.output._version) for call in calls)  # noqa: SLF001
+    same = all(call.versions == (version(call.x), version(call.output)) for call in calls)
     rows = all(call.x.dim() > 0 and call.output.dim() > 1 and len(call.x) == len(call.output) == len(losses) for call in calls)
     return same and rows and not has_others([losses], [call.output for call in calls if call.output.is_leaf])
 

@@ -7,23 +7,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pure_batchops import checks
+from pure_batchops import tracing
 from pure_batchops.batches import length, pair, sample_axis, split
+from pure_batchops.budget import HELD, NUMBERS_BY_VMAP, NUMBERS_JOINED
 from pure_batchops.derivatives.jacobian import jacobian
 from pure_batchops.gradients.by_vmap import Tapped, plan, tapped_gradients
 from pure_batchops.gradients.kinds import pulled, pushed, squared_norms, wide
 from pure_batchops.gradients.norms import same_losses, squared_gradient_norms
 from pure_batchops.gradients.one_pass import recorded_layers
-from pure_batchops.losses.sample_losses import each_loss
+from pure_batchops.losses.checked import checked_losses
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, LinearMap, Params, SampleLosses, Tree
 from pure_batchops.vectors import is_uniform
-
-HELD = 2**22
-"""Gradients of samples are held while they have no more numbers than this (16 MiB in float32)."""
-
-JOINED = 2**18
-"""Smaller gradients are held in one matrix: there the calls count, and not the copy."""
 
 
 class SampleGradients(NamedTuple):
@@ -59,9 +54,9 @@ def sample_gradients(
         What `SampleGradients` says.
 
     Raises:
-        ValueError: as `each_loss`; the norms raise it for a loss that mixes samples.
+        ValueError: as `checked_losses`; the norms raise it for a loss that mixes samples.
     """
-    losses = partial(each_loss(loss), buffers=buffers, batch=batch)
+    losses = partial(checked_losses(loss), buffers=buffers, batch=batch)
     if held > 0 and sample_chunk_size is None:
         known = getattr(loss, "independent", False)
         recorded = recorded_layers(loss, params, buffers, batch, held) if known else None
@@ -72,7 +67,7 @@ def sample_gradients(
             return found
     values, push, pull = jacobian(losses, params)
     norms = partial(squared_gradient_norms, loss, params, buffers, batch, values, sample_chunk_size)
-    return SampleGradients(values, push, pull, norms, 2**16)
+    return SampleGradients(values, push, pull, norms, NUMBERS_BY_VMAP)
 
 
 def _of_single_samples(
@@ -83,7 +78,7 @@ def _of_single_samples(
     n = length("batch", pair(batch, axis), axis) if losses is None else len(losses)
     alone, samples = split(batch, n, axis)
     small = n * sum(leaf.numel() for leaf in flat) <= held
-    if not samples or (checks.compiling() and not small):  # the compiler does not see the mode that looks at calls
+    if not samples or (tracing.compiling() and not small):  # the compiler does not see the mode that looks at calls
         return None
 
     def loss_of_one(leaves: Any, *sample: Tensor) -> Any:  # torch 2.5 cannot trace an annotation in brackets
@@ -96,7 +91,7 @@ def _of_single_samples(
         rest = sum(leaf.numel() for number, leaf in enumerate(flat) if all(number != tap for tap, _ in taps))
         return None if n * rest > held else tapped_gradients(loss_of_one, flat, samples, taps)
 
-    tapped = found() if checks.compiling() else _or_none(found)
+    tapped = found() if tracing.compiling() else _or_none(found)
     trust = None if tapped is None else _trust(tapped, losses)
     return None if tapped is None or trust is None else _from(tapped, trust, params)
 
@@ -121,7 +116,7 @@ def _trust(tapped: Tapped, losses: Tensor | None) -> Tensor | float | None:
     right = torch.ones_like(tapped.losses, dtype=torch.bool) if losses is None else same_losses(tapped.losses, losses)
     if tapped.hidden is not None:
         right = right & (tapped.hidden == 0)
-    holds = checks.readable(right.all())
+    holds = tracing.readable(right.all())
     if holds is None:
         return torch.where(right, 1.0, torch.nan)
     return 1.0 if holds else None
@@ -156,7 +151,7 @@ def _from(tapped: Tapped, trust: Tensor | float, params: Params) -> SampleGradie
 
 def _of_matrices(matrices: list[Tensor], trust: Tensor | float, losses: Tensor) -> SampleGradients:
     """J as matrices `(n, …)` of D columns together, which multiply rows: V ↦ V Jᵀ, `(K, n)`, and U ↦ U J, `(K, D)`."""
-    if sum(matrix.numel() for matrix in matrices) <= JOINED:
+    if sum(matrix.numel() for matrix in matrices) <= NUMBERS_JOINED:
         matrices = [torch.cat(matrices, 1)]
     sizes = [matrix.shape[1] for matrix in matrices]
 

@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import grad
-from torch.utils._pytree import tree_map
 
 from pure_batchops import checks
 from pure_batchops.batches import pair, sample_axis
 from pure_batchops.influences.sides import check, device_of, gradient_rows, solver, tree_of
-from pure_batchops.trees import leaves, map_leaves, move
+from pure_batchops.trees import leaves, map_leaves, move, tree_map
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 
 

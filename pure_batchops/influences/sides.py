@@ -9,14 +9,12 @@ from torch.utils.data import RandomSampler
 
 from pure_batchops import checks
 from pure_batchops.batches import chunks, sample_axis
-from pure_batchops.gradients.routes import HELD, SampleGradients, sample_gradients
+from pure_batchops.budget import HELD, fitting
+from pure_batchops.gradients.routes import SampleGradients, sample_gradients
 from pure_batchops.solvers.rows import width
 from pure_batchops.trees import move, parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 from pure_batchops.vectors import vector_form
-
-NUMBERS_AT_ONCE = 2**22
-"""Gradients are solved for so many samples at once as have this many numbers (16 MiB in float32)."""
 
 Rows = Callable[[Tensor], Tensor]
 
@@ -83,7 +81,7 @@ def gradient_rows(loss: SampleLosses, params: Params, buffers: Buffers, batch: B
     Raises:
         ValueError: if samples depend on each other, or torch.vmap cannot map the loss over them.
     """
-    for part in chunks(batch, chunk or max(1, NUMBERS_AT_ONCE // width(params)), sample_axis(loss)):
+    for part in chunks(batch, chunk or fitting(width(params)), sample_axis(loss)):
         found = sample_gradients(loss, params, buffers, part, held=2**62)
         if not found.takes_rows:
             found.squared_norms()  # which says how samples depend on each other

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
-from torch.utils._pytree import tree_map
 
 from pure_batchops import checks
 from pure_batchops.batches import has_axis, length
-from pure_batchops.trees import leaves
+from pure_batchops.trees import leaves, tree_map
 from pure_batchops.types import Criterion, Tree
 
 # Under two vmaps, of which the outer batches both arguments and the inner one, these fail on sizes (torch 2.1 to 2.13).

@@ -1,8 +1,5 @@
 """From a model and a criterion to the loss of each sample, `(params, buffers, batch) -> (n,)`."""
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor, nn
 
 from pure_batchops import checks
@@ -53,39 +50,3 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
     loss.batch_dim = axis  # type: ignore[attr-defined]  # how to take a single sample out of a batch
     loss.independent = axis == 0 and is_row_by_row(model)  # type: ignore[attr-defined]  # no need to see whether they mix
     return loss
-
-
-def each_loss(loss: SampleLosses) -> Callable[..., Tensor]:
-    """The loss, whose result is checked to be one number for each of n > 0 samples."""
-
-    def losses(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
-        values = loss(params, buffers, batch)
-        _refuse_shape(
-            values,
-            values.dim() == 1 if isinstance(values, Tensor) else False,
-            "the losses of the samples, of shape (n,)",
-        )
-        return values
-
-    return losses
-
-
-def mean_loss(loss: SampleLosses) -> Callable[..., Tensor]:
-    """The mean of the losses of the samples, a 0-dim tensor; of a loss that is one already, the loss."""
-
-    def mean(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
-        values = loss(params, buffers, batch)
-        _refuse_shape(values, values.dim() <= 1 if isinstance(values, Tensor) else False, "a tensor of shape (n,) or ()")
-        return values.mean()
-
-    return mean
-
-
-def _refuse_shape(values: Any, fits: bool, expected: str) -> None:  # noqa: FBT001
-    if not fits:
-        seen = f"the shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        msg = f"loss must return {expected}, got {seen}"
-        raise ValueError(msg)
-    if values.numel() == 0:
-        msg = "loss must return the loss of at least one sample, got an empty tensor; is the batch empty?"
-        raise ValueError(msg)

@@ -9,17 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
 
-from pure_batchops import checks
-from pure_batchops.models.rewrites import InstanceNorm, spell_out_hooks, spelled_out
+from pure_batchops import checks, tracing
+from pure_batchops.models.rewrites import spell_out_hooks, spelled_out
+from pure_batchops.torch_privates import BatchNorm, Dropout, InstanceNorm, version
+from pure_batchops.trees import tree_map
 from pure_batchops.types import Buffers, Forward, Params, Tree
-
-# The base classes of all batch norms and dropouts have private names only.
-BatchNorm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001
-Dropout = nn.modules.dropout._DropoutNd  # noqa: SLF001
-
-_VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
 
 
 def pure_forward(model: nn.Module | Forward) -> Forward:
@@ -55,7 +50,7 @@ def pure_forward(model: nn.Module | Forward) -> Forward:
             with attention():
                 return functional_call(skeleton, (params, buffers), arguments, keywords)
 
-        return outputs(buffers) if watched is None or checks.compiling() else _unmoved(outputs, buffers, watched, trains)
+        return outputs(buffers) if watched is None or tracing.compiling() else _unmoved(outputs, buffers, watched, trains)
 
     return forward
 
@@ -70,9 +65,9 @@ def _unmoved(outputs: Callable[[Buffers], Tree], buffers: Buffers, watched: set[
     before = _random_states() if trains else []
     copies = {name: tensor.clone() if name in watched else tensor for name, tensor in buffers.items()}
     tracked = {name: copies[name] for name in watched & copies.keys() if not copies[name].is_inference()}
-    versions = {name: tensor._version for name, tensor in tracked.items()}  # noqa: SLF001
+    versions = {name: version(tensor) for name, tensor in tracked.items()}
     result = outputs(copies)
-    written = [name for name, tensor in tracked.items() if tensor._version != versions[name]]  # noqa: SLF001
+    written = [name for name, tensor in tracked.items() if version(tensor) != versions[name]]
     drew = trains and not all(map(torch.equal, before, _random_states()))
     if written or drew:
         did = f"wrote into its buffers {', '.join(written)}" if written else "drew random numbers (functional dropout?)"
@@ -184,7 +179,7 @@ def _is_torchs(module: nn.Module) -> bool:
 
 def _math_attention() -> AbstractContextManager[Any]:
     """Attention by plain matrix products: its fused kernels have neither forward mode nor second derivatives."""
-    if checks.compiling() and _VERSION < (2, 6):
+    if tracing.compiling() and torch.__version__ < "2.6":
         return nullcontext()  # the compiler cannot trace the switch before torch 2.6
     if hasattr(torch.nn, "attention"):
         return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)

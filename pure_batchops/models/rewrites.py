@@ -1,6 +1,5 @@
 """Modules whose kernels in torch are wrong, or fail, under the transforms of torch.func, spelled out in plain operations."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -8,14 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from torch.nn.utils import parametrizations
 
-# The base class of all instance norms has a private name only.
-InstanceNorm = nn.modules.instancenorm._InstanceNorm  # noqa: SLF001
-
-# The parametrization has a private name; the hook of old has that of its module, which its function hides.
-_WeightNorm = parametrizations._WeightNorm  # noqa: SLF001
-_WeightNormHook: Any = sys.modules["torch.nn.utils.weight_norm"].WeightNorm
+from pure_batchops.torch_privates import InstanceNorm, WeightNorm, WeightNormHook, dims_without_batch, pre_hooks
 
 
 def spelled_out(module: nn.Module) -> Callable[..., Any] | None:
@@ -38,8 +31,8 @@ def spelled_out(module: nn.Module) -> Callable[..., Any] | None:
 
 def spell_out_hooks(module: nn.Module) -> None:
     """The hooks by which weights were normed before there were parametrizations, in plain operations."""
-    for hook in module._forward_pre_hooks.values():  # noqa: SLF001
-        if isinstance(hook, _WeightNormHook):
+    for hook in pre_hooks(module):
+        if isinstance(hook, WeightNormHook):
             hook.compute_weight = partial(_normed_by_hook, hook)
 
 
@@ -66,7 +59,7 @@ def _layer_norm(module: Any, x: Tensor) -> Tensor:
 
 
 def _instance_norm(module: Any, x: Tensor) -> Tensor:
-    axes = tuple(range(1 - module._get_no_batch_dim(), 0))  # noqa: SLF001  # the axes after the channels
+    axes = tuple(range(1 - dims_without_batch(module), 0))  # the axes after the channels
     y = _standardized(x, axes, module.eps)
     lift = [-1] + [1] * len(axes)
     return y if module.weight is None else y * module.weight.reshape(lift) + module.bias.reshape(lift)
@@ -115,5 +108,5 @@ _FORWARDS: dict[Any, Callable[..., Any]] = {
     nn.RNNCell: _rnn_cell,
     nn.GRUCell: _gru_cell,
     nn.LSTMCell: _lstm_cell,
-    _WeightNorm: _weight_norm,
+    WeightNorm: _weight_norm,
 }

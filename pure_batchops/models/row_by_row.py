@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from pure_batchops.torch_privates import is_hooked
+
 # Of each: rows of the first axis do not meet; of a convolution, where it is of a batch of images.
 _ROW_BY_ROW: tuple[type[nn.Module], ...] = (
     *(nn.Linear, nn.Identity, nn.Embedding, nn.GroupNorm),
@@ -16,20 +18,15 @@ _ROW_BY_ROW: tuple[type[nn.Module], ...] = (
 
 def is_row_by_row(model: Any) -> bool:
     """Whether a model is a chain of torch's modules that keep the rows of the first axis apart."""
-    if type(model) is nn.Sequential and not _hooked(model):
+    if type(model) is nn.Sequential and not is_hooked(model):
         return all(map(is_row_by_row, model))
     if type(model) is nn.Flatten:
-        return model.start_dim > 0 and not _hooked(model)
+        return model.start_dim > 0 and not is_hooked(model)
     if type(model) is nn.LayerNorm:
-        return len(model.normalized_shape) == 1 and not _hooked(model)  # several axes may be all, the samples' among them
-    return type(model) in _ROW_BY_ROW and not _hooked(model)
+        return len(model.normalized_shape) == 1 and not is_hooked(model)  # several axes may be all, the samples' among them
+    return type(model) in _ROW_BY_ROW and not is_hooked(model)
 
 
 def is_right_in_forward_mode(model: Any) -> bool:
     """Whether a model is such a chain without an embedding, which in forward mode forgets its padding."""
     return is_row_by_row(model) and not any(isinstance(part, nn.Embedding) for part in model.modules())
-
-
-def _hooked(module: nn.Module) -> bool:
-    """Whether something of a user's runs in the forward pass."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))  # noqa: SLF001

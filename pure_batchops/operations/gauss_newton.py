@@ -2,7 +2,8 @@
 
 from pure_batchops import checks
 from pure_batchops.batches import sample_axis
-from pure_batchops.gradients.routes import HELD, sample_gradients
+from pure_batchops.budget import HELD
+from pure_batchops.gradients.routes import sample_gradients
 from pure_batchops.operations.operation import Multiplication, operation_by
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 

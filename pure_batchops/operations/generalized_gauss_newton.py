@@ -7,11 +7,11 @@ from torch import nn
 
 from pure_batchops import checks
 from pure_batchops.batches import length, pair
+from pure_batchops.derivatives.hessian_products import hessian_of
 from pure_batchops.derivatives.jacobian import jacobian, jacobian_along
 from pure_batchops.losses.criterion import output_losses
 from pure_batchops.models.forward import pure_forward
 from pure_batchops.models.row_by_row import is_right_in_forward_mode
-from pure_batchops.operations.hessian import hessian_of
 from pure_batchops.operations.operation import Multiplication, operation_by
 from pure_batchops.trees import map_leaves
 from pure_batchops.types import Batch, Buffers, Criterion, Forward, LinearMap, Operation, Params, Tree

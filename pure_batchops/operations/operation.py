@@ -5,7 +5,8 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from pure_batchops import checks
+from pure_batchops import checks, tracing
+from pure_batchops.budget import NUMBERS_BY_VMAP, fitting
 from pure_batchops.trees import leaves, map_leaves, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Tree, Vector
 from pure_batchops.vectors import Form, vector_form
@@ -21,7 +22,7 @@ class Multiplication(NamedTuple):
     """
 
     product: LinearMap
-    together: int = 2**16
+    together: int = NUMBERS_BY_VMAP
     takes_rows: bool = False
 
 
@@ -89,7 +90,7 @@ def operation_by(
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
         form = vector_form(params, v)
-        if checks.compiling():
+        if tracing.compiling():
             found = multiplication(params, buffers, batch)
             if form.vectors is None or found.takes_rows:
                 return _products(found, form, None)
@@ -124,7 +125,7 @@ def _products(
     multiply, together, takes_rows = found
     if takes_rows:
         rows = form.rows()
-        step = max(1, chunk or together // max(1, rows.shape[1]))
+        step = chunk or fitting(rows.shape[1], together)
         products = multiply(rows) if step >= len(rows) else torch.cat([multiply(part) for part in rows.split(step)])
         return form.of_rows(products)
     tree = form.tree()
@@ -132,7 +133,7 @@ def _products(
         return form.of_tree(multiply(tree))
     if form.vectors == 0:
         return form.of_tree(map_leaves(torch.zeros_like, tree))
-    chunk = chunk or max(1, together // max(1, sum(leaf[0].numel() for leaf in leaves(tree))))
+    chunk = chunk or fitting(sum(leaf[0].numel() for leaf in leaves(tree)), together)
     if chunk >= form.vectors > 1:
         return form.of_tree(torch.vmap(multiply)(tree))
     return form.of_trees(_some(multiply, tree, start, chunk) for start in range(0, form.vectors, chunk))
@@ -168,7 +169,7 @@ def _explained(at: Callable[..., Multiplication], *arguments: Any) -> Multiplica
 
     def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*inputs: Any) -> Any:
-            checks.derivatives()
+            tracing.refuse_inference_mode()
             try:
                 return function(*inputs)
             except RuntimeError as error:

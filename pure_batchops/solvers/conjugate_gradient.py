@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pure_batchops import checks
+from pure_batchops import checks, tracing
 from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, finite, only, operation_on_rows, plus, rows_of, width
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
 from pure_batchops.vectors import vector_form
@@ -167,7 +167,7 @@ def _solved(multiply: RowMap, near: RowMap, tolerance: float, max_steps: int, ro
         torch.zeros_like(rows), rows, start, dots(rows, start), goals > 0, nothing.to(torch.int64), nothing.to(torch.bool)
     )
     for _ in range(max_steps):
-        if checks.readable(state.active.any()) is False:
+        if tracing.readable(state.active.any()) is False:
             break
         state = _step(state, multiply, near, goals / 2)  # the recursion drifts away from the residual that is left
     residual = rows - multiply(state.x)
@@ -199,7 +199,7 @@ def _step(state: _State, multiply: RowMap, near: RowMap, goals: Tensor) -> _Stat
 
 def _of_active(multiply: RowMap, state: _State) -> Tensor:
     """The products of the directions still needed, where that can be known; zero for the others."""
-    if checks.readable(state.active.all()) is not False:
+    if tracing.readable(state.active.all()) is not False:
         return multiply(state.direction)
     return torch.zeros_like(state.direction).index_put((state.active,), multiply(state.direction[state.active]))
 

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pure_batchops import checks
+from pure_batchops import checks, tracing
 from pure_batchops.noise import normal
 from pure_batchops.solvers.rows import LinAlgError, RowMap, operation_on_rows, rows_of, width
 from pure_batchops.trees import parameter_leaves
@@ -78,7 +78,7 @@ def _eigenpairs(images: Tensor, basis: Tensor, shift: Tensor) -> tuple[Tensor, T
     sketch = torch.linalg.solve_triangular(factor, shifted, upper=False)  # (A + νI) ≈ sketchᵀ sketch
     _, roots, vectors = torch.linalg.svd(sketch, full_matrices=False)
     positive = fault == 0
-    if checks.readable(positive) is False:
+    if tracing.readable(positive) is False:
         least = float(torch.linalg.eigvalsh((core + core.mT) / 2)[0])
         msg = (
             f"op must be positive semi-definite for nystroem, got a matrix that has the eigenvalue {least:.3g} on a random "

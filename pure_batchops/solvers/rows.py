@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pure_batchops import checks
+from pure_batchops import tracing
 from pure_batchops.batches import sample_axis
 from pure_batchops.operations.operation import with_at
 from pure_batchops.trees import parameter_leaves
@@ -25,7 +25,7 @@ RowMap = Callable[[Tensor], Tensor]
 def rows_of(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> RowMap:
     """The product of an operation at one point, on rows in at least single precision."""
     # torch 2.5 compiles what `at` returns to zeros; the compiler finds by itself what is the same for each vector.
-    product = partial(op, params, buffers, batch) if checks.compiling() else op.at(params, buffers, batch)
+    product = partial(op, params, buffers, batch) if tracing.compiling() else op.at(params, buffers, batch)
     return on_rows(product, params)
 
 
@@ -69,7 +69,7 @@ def finite(rows: Tensor) -> Tensor:
         ValueError: if a row holds a number that is not finite.
     """
     good = torch.isfinite(rows).all(1)
-    if checks.readable(good.all()) is False:
+    if tracing.readable(good.all()) is False:
         msg = f"v must be finite, got {int((~good).sum())} of {len(rows)} right-hand sides with nan or inf"
         raise ValueError(msg)
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
@@ -115,7 +115,7 @@ def only(good: Tensor, rows: Tensor, error: Callable[[Tensor], Exception]) -> Te
     Returns:
         The rows; where no number can be read, under vmap and torch.compile, those that are not good are NaN.
     """
-    holds = checks.readable(good.all())
+    holds = tracing.readable(good.all())
     if holds is False:
         raise error(good)
     return rows if holds else torch.where(good[:, None], rows, torch.nan)

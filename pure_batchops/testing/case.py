@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from pure_batchops.testing.agreement import Tolerance
-from pure_batchops.trees import leaves, map_leaves, rebuilt
+from pure_batchops.trees import leaves, map_leaves, rebuilt, tree_flatten, tree_map
 from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
 from pure_batchops.vectors import is_uniform
 

@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from pure_batchops.batches import n_points
+from pure_batchops.trees import tree_flatten, tree_map, tree_unflatten
 from pure_batchops.types import Batch
 
 

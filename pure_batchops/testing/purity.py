@@ -2,12 +2,11 @@
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from pure_batchops.testing.agreement import EXACT, agree
 from pure_batchops.testing.case import Case, combined, copied, flattest, holds_only_tensors, product, row, stacked, vector
 from pure_batchops.testing.parts import has_points
-from pure_batchops.trees import Path, named, named_leaves
+from pure_batchops.trees import Path, named, named_leaves, tree_map
 from pure_batchops.types import Params, Tree, Vector
 
 _MEMBERS = 3

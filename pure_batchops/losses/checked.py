@@ -1,0 +1,44 @@
+"""Losses whose results are checked: one number for each sample, or their mean."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pure_batchops.types import Batch, Buffers, Params, SampleLosses
+
+
+def checked_losses(loss: SampleLosses) -> Callable[..., Tensor]:
+    """The loss, whose result is checked to be one number for each of n > 0 samples."""
+
+    def losses(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
+        values = loss(params, buffers, batch)
+        _refuse_shape(
+            values,
+            values.dim() == 1 if isinstance(values, Tensor) else False,
+            "the losses of the samples, of shape (n,)",
+        )
+        return values
+
+    return losses
+
+
+def mean_loss(loss: SampleLosses) -> Callable[..., Tensor]:
+    """The mean of the losses of the samples, a 0-dim tensor; of a loss that is one already, the loss."""
+
+    def mean(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
+        values = loss(params, buffers, batch)
+        _refuse_shape(values, values.dim() <= 1 if isinstance(values, Tensor) else False, "a tensor of shape (n,) or ()")
+        return values.mean()
+
+    return mean
+
+
+def _refuse_shape(values: Any, fits: bool, expected: str) -> None:  # noqa: FBT001
+    if not fits:
+        seen = f"the shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        msg = f"loss must return {expected}, got {seen}"
+        raise ValueError(msg)
+    if values.numel() == 0:
+        msg = "loss must return the loss of at least one sample, got an empty tensor; is the batch empty?"
+        raise ValueError(msg)

@@ -1,0 +1,93 @@
+"""Every private name of torch that the package uses: since when it exists, why we need it, and what we do without it.
+
+Whoever tries a new torch looks here first. `torch.utils._pytree` stands in `trees.py`, which is the only file that imports it.
+"""
+
+import sys
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F  # noqa: N812  # its usual name
+from torch.nn.utils import parametrizations
+
+# The public base classes of all batch norms, instance norms and dropouts do not exist. These are as old as torch 1.5.
+# Without them the import fails: list the public classes here instead.
+BatchNorm: type[nn.Module] = nn.modules.batchnorm._BatchNorm  # noqa: SLF001
+InstanceNorm: type[nn.Module] = nn.modules.instancenorm._InstanceNorm  # noqa: SLF001
+Dropout: type[nn.Module] = nn.modules.dropout._DropoutNd  # noqa: SLF001
+
+# Weight norm has two forms: a parametrization (since torch 2.0) and a hook, whose module a function of the same name hides.
+# Without them the import fails: remove them here and in models/rewrites.py if torch drops weight norm.
+WeightNorm: Any = parametrizations._WeightNorm  # noqa: SLF001
+WeightNormHook: Any = sys.modules["torch.nn.utils.weight_norm"].WeightNorm
+
+
+def transforms() -> list[Any] | None:
+    """The active transforms of torch.func, innermost last."""
+    # `torch._C._functorch.get_interpreter_stack` exists since torch 2.2. Without it the answer is None, "unknown", and every
+    # fast path that asks is off.
+    stack: Any = getattr(torch._C._functorch, "get_interpreter_stack", None)  # noqa: SLF001
+    return None if stack is None else (stack() or [])
+
+
+def in_forward_mode() -> bool:
+    """Whether a level of forward-mode autograd is open."""
+    # `forward_ad._current_level` exists since torch 1.8. Without it the answer is False: a caller who pushes duals through an
+    # operation would lose their tangents on the fast paths, and `test_recording` fails.
+    return bool(getattr(forward_ad, "_current_level", 0) >= 0)
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place."""
+    # `Tensor._version` is as old as autograd, and has no public twin. Without it writes in place go unnoticed, and products
+    # may be wrong: do not replace it by a constant.
+    return tensor._version  # noqa: SLF001
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a hook or a replaced `forward` of the user's runs in the forward pass of a module."""
+    # `_forward_hooks` and `_forward_pre_hooks` have no public readers. Without them the import of a model fails loudly.
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))  # noqa: SLF001
+
+
+def pre_hooks(module: nn.Module) -> list[Any]:
+    """The hooks that run before the forward pass of a module; see `is_hooked`."""
+    return list(module._forward_pre_hooks.values())  # noqa: SLF001
+
+
+def dims_without_batch(norm: Any) -> int:
+    """The number of axes of an instance norm's input when it has no batch axis."""
+    # `_get_no_batch_dim` exists since torch 1.11. Without it instance norms fail loudly.
+    dims: int = norm._get_no_batch_dim()  # noqa: SLF001
+    return dims
+
+
+def mapped_function(function: Any) -> Any:
+    """The function inside the result of `torch.vmap`, or None for any other function."""
+    # `torch.vmap` copies the attributes of its function only since torch 2.2. Older results are opened: the module name
+    # `torch._functorch.apis` and the closure's name `func` are private. Without them the answer is None, and what was declared
+    # about the function is unknown.
+    if getattr(function, "__module__", "") != "torch._functorch.apis":
+        return None
+    names = function.__code__.co_freevars
+    return function.__closure__[names.index("func")].cell_contents if "func" in names else None
+
+
+def is_transformed(function: Any) -> bool:
+    """Whether a function is the result of a transform of torch.func, known by the private module that made it."""
+    # Without it, `op.at` of a vmapped operation would be taken for its own; `test_solvers` fails.
+    return str(getattr(function, "__globals__", {}).get("__name__", "")).startswith("torch._functorch")
+
+
+# Inside a TorchFunctionMode torch's function hands itself to the mode again, without end. This copy skips that step, so
+# that the mode sees the linear layers inside. It replaces one global of the function, which is as old as torch 1.5.
+attention_seen_by_modes: Callable[..., Any] = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
+    "multi_head_attention_forward",
+    F.multi_head_attention_forward.__defaults__,
+)
