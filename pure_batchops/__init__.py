@@ -18,7 +18,8 @@ Everything that multiplies has the signature `(params, buffers, batch, v) -> pro
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
 """
 
-from pure_batchops.averages.averaged import averaged, chunk_average, point_average, weighted_average
+from pure_batchops.averages.averaged import averaged
+from pure_batchops.averages.folds import chunk_average, point_average, weighted_average
 from pure_batchops.averages.resumable import resumable
 from pure_batchops.averages.state import AverageState, average_merge, average_result, average_start, average_step
 from pure_batchops.averages.with_error import averaged_with_error
@@ -47,12 +48,14 @@ from pure_batchops.solvers.conjugate_gradient import Solution, conjugate_gradien
 from pure_batchops.solvers.direct import direct
 from pure_batchops.solvers.lissa import lissa
 from pure_batchops.solvers.nystroem import nystroem
+from pure_batchops.traits import declared
 from pure_batchops.types import Estimate, Likelihood, Operation, SampleLosses
 
 __all__ = [  # noqa: RUF022  # in the order in which data flows
     "functional_state",
     "stack_states",
     "sample_losses",
+    "declared",
     "hessian",
     "gauss_newton",
     "inverse_harmonic_mean",

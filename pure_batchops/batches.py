@@ -4,16 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import RandomSampler
 
-from pure_batchops.torch_privates import mapped_function
 from pure_batchops.trees import leaves, named_leaves, tree_flatten, tree_unflatten
 from pure_batchops.types import Batch, Tree
-
-
-def sample_axis(function: Any) -> int:
-    """The axis of the samples in the batches of a loss or an operation; the first, where it does not say."""
-    inner = None if hasattr(function, "batch_dim") else mapped_function(function)
-    return int(getattr(function, "batch_dim", 0)) if inner is None else sample_axis(inner)
 
 
 def pair(batch: Batch, batch_dim: int = 0) -> tuple[Tree, Tree]:
@@ -100,6 +94,39 @@ def split(batch: Batch, n: int, axis: int) -> tuple[Callable[..., Batch], list[T
         return part.movedim(axis, 0).unsqueeze(axis % part.dim() + 1)
 
     return alone, [by_sample(part) for part, of_one in zip(parts, is_split, strict=True) if of_one]
+
+
+def reiterable(name: str, batches: Iterable[Batch]) -> Iterable[Batch]:
+    """The batches, if they can be read more than once.
+
+    Returns:
+        The batches.
+
+    Raises:
+        ValueError: if they are an iterator.
+    """
+    if isinstance(batches, Iterator):
+        msg = f"{name} must be iterable again, as a list or a DataLoader is, got a {type(batches).__name__}"
+        raise ValueError(msg)
+    return batches
+
+
+def in_one_order(name: str, batches: Iterable[Batch]) -> Iterable[Batch]:
+    """The batches, if they can be read more than once, and come in the same order each time.
+
+    Returns:
+        The batches.
+
+    Raises:
+        ValueError: if they are an iterator, or a DataLoader that shuffles.
+    """
+    if isinstance(getattr(batches, "sampler", None), RandomSampler):
+        msg = (
+            f"{name} must come in one order each time that they are read, got a DataLoader that shuffles; make it "
+            "with shuffle=False"
+        )
+        raise ValueError(msg)
+    return reiterable(name, batches)
 
 
 def has_axis(leaf: Any) -> bool:

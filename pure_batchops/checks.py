@@ -60,11 +60,22 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def whole_or_none(name: str, value: Any, least: int = 1) -> int | None:
+    """A whole number of at least `least`, or None."""
+    return None if value is None else whole(name, value, least)
+
+
 def function(name: str, value: Any) -> None:
     """Something that can be called."""
     if not callable(value):
         msg = f"{name} must be a function, got {type(value).__name__}"
         raise TypeError(msg)
+
+
+def function_or_none(name: str, value: Any) -> None:
+    """Something that can be called, or None."""
+    if value is not None:
+        function(name, value)
 
 
 def loss(value: Any) -> None:
@@ -86,11 +97,8 @@ def boolean(name: str, value: Any) -> None:
 
 
 def operation(name: str, value: Any) -> None:
-    """Something that can be called and that has `at`, for many products at one point."""
+    """A function `(params, buffers, batch, v) -> product`, whose products go together at one point."""
     function(name, value)
-    if not callable(getattr(value, "at", None)):
-        msg = f"{name} must be an operation with {name}.at, as batch_operation makes one, got {type(value).__name__}"
-        raise TypeError(msg)
     if torch_privates.is_transformed(value):
         msg = (
             f"{name} must not be the result of a transform of torch.func, whose {name}.at is that of the operation inside; "

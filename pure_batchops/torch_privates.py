@@ -66,17 +66,6 @@ def dims_without_batch(norm: Any) -> int:
     return dims
 
 
-def mapped_function(function: Any) -> Any:
-    """The function inside the result of `torch.vmap`, or None for any other function."""
-    # `torch.vmap` copies the attributes of its function only since torch 2.2. Older results are opened: the module name
-    # `torch._functorch.apis` and the closure's name `func` are private. Without them the answer is None, and what was declared
-    # about the function is unknown.
-    if getattr(function, "__module__", "") != "torch._functorch.apis":
-        return None
-    names = function.__code__.co_freevars
-    return function.__closure__[names.index("func")].cell_contents if "func" in names else None
-
-
 def is_transformed(function: Any) -> bool:
     """Whether a function is the result of a transform of torch.func, known by the private module that made it."""
     # Without it, `op.at` of a vmapped operation would be taken for its own; `test_solvers` fails.

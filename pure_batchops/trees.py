@@ -37,6 +37,11 @@ def map_leaves(function: Callable[..., Any], first: Tree, *others: Tree) -> Tree
     return rebuilt(first, [function(*group) for group in zip(*map(leaves, (first, *others)), strict=True)])
 
 
+def device_of(params: Params) -> torch.device:
+    """The device of the first leaf of params."""
+    return next(iter(parameter_leaves(params).values())).device
+
+
 def move(tree: Tree, device: torch.device) -> Tree:
     """The tree with its tensors on a device; whatever is no tensor stays as it is."""
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)

@@ -3,7 +3,7 @@
 A *tree* is a tensor or any nesting of dicts, lists, tuples and registered containers that holds tensors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -34,6 +34,27 @@ Criterion = Callable[[Any, Any], Tensor]
 
 Selection = Any
 """Which parameters: a name, a shell pattern, several of them, or a predicate on `(name, tensor)`."""
+
+
+Term = Callable[[Vector], tuple[Vector, float]]
+"""One batch of an average: `v -> (product, weight)`."""
+
+Terms = Callable[[Params, Buffers, Iterable[Batch]], Iterator[Term]]
+"""`(params, buffers, batches) -> terms`: the terms of an average, one for each batch."""
+
+
+class Traits(NamedTuple):
+    """What is known of a loss or an operation beside its signature.
+
+    Attributes:
+        batch_dim: of a loss, the axis of the samples in its batches.
+        independent: of a loss, whether the loss of each sample depends on no other sample.
+        terms: of an average, the batches one by one.
+    """
+
+    batch_dim: int = 0
+    independent: bool = False
+    terms: Terms | None = None
 
 
 class SampleLosses(Protocol):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pure_batchops import checks
 from pure_batchops.averages import fingerprints
-from pure_batchops.averages.averaged import average_fold, averaging
+from pure_batchops.averages.averaged import operation_on_batches
+from pure_batchops.averages.folds import average_fold
 from pure_batchops.averages.saved import SavedAverage, save, saved_average
 from pure_batchops.averages.state import AverageState, average_result
 from pure_batchops.averages.stream import Progress, Weight, weighted_products
-from pure_batchops.batches import n_points
 from pure_batchops.trees import move, parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
 
@@ -21,7 +21,7 @@ def resumable(
     path: str | os.PathLike[str],
     *,
     every: int = 100,
-    weight: Weight = n_points,
+    weight: Weight | None = None,
     progress: Progress | None = None,
     finite: bool = False,
     name: str | None = None,
@@ -68,11 +68,11 @@ def resumable(
         device = next(iter(parameter_leaves(params).values())).device
         return move(average_result(resume(file, params, buffers, batches, v)), device)
 
-    return averaging(operation)
+    return operation_on_batches(operation)
 
 
 def resumed(
-    op: Operation, every: int, weight: Weight, progress: Progress | None, *, finite: bool, name: str | None
+    op: Operation, every: int, weight: Weight | None, progress: Progress | None, *, finite: bool, name: str | None
 ) -> Callable[[Path, Params, Buffers, Iterable[Batch], Vector], AverageState]:
     """The state after all batches, from the file on, which is kept.
 
@@ -84,7 +84,7 @@ def resumed(
         ValueError: as `resumable`.
     """
     stream = weighted_products(op, weight, finite=finite)
-    checks.function("progress", progress or iter)
+    checks.function_or_none("progress", progress)
     step = checks.whole("every", every)
     if name is not None and not isinstance(name, str):
         msg = f"name must be a string, got {name!r}"

@@ -1,77 +1,91 @@
-"""The stream under every average over batches: a product and its weight for each, and errors that name the batch."""
+"""The stream under every average over batches: a product and its weight for each batch, and errors that name the batch."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from itertools import count
+from typing import Any
 
 from pure_batchops import checks, tracing
-from pure_batchops.batches import n_points, sample_axis
-from pure_batchops.trees import move, named, named_leaves, parameter_leaves
+from pure_batchops.points import Seen, counted, points_of
+from pure_batchops.trees import device_of, move, named, named_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
 
-Term = tuple[Tree, float]
+WeightedProduct = tuple[Tree, float]
 """A product and its weight."""
 
 Weight = Callable[[Batch], float]
 Progress = Callable[[Iterable[Batch]], Iterable[Batch]]
-Stream = Callable[[Params, Buffers, Iterable[Batch], Vector, int], Iterable[Term]]
-"""`(params, buffers, batches, v, first) -> (product, weight)` of each batch; first is the number of the first, for errors."""
+Stream = Callable[..., Iterable[WeightedProduct]]
+"""`(params, buffers, batches, v, first=0) -> (product, weight)` of each batch; errors count batches from first on."""
 
 
-def weighted_products(op: Operation, weight: Weight, *, finite: bool) -> Stream:
+def weighted_products(op: Operation, weight: Weight | None, *, finite: bool) -> Stream:
     """The products of an operation with the batches of a stream, and the weights of these batches.
 
     Args:
         op: any operation on a batch.
-        weight: what a batch counts.
-        finite: whether each product is looked at, and refused if it is not finite.
+        weight: the weight of a batch; None for the number of losses that the operation sees.
+        finite: whether a product that is not finite is an error.
 
     Returns:
-        A stream, read one at a time; each batch is moved to the device of params. What a batch raises, it raises with
-        the number of the batch.
+        A stream that is read one batch at a time. Each batch is moved to the device of params. An error in a batch names the
+        number of the batch.
 
     Raises:
-        TypeError: if op or weight is no function, or finite is neither True nor False.
+        TypeError: if op or weight is no function, or finite neither True nor False.
     """
     checks.function("op", op)
-    weigh = counting(op, weight)
+    checks.function_or_none("weight", weight)
     checks.boolean("finite", finite)
 
-    def stream(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector, first: int = 0) -> Iterable[Term]:
-        device = next(iter(parameter_leaves(params).values())).device
+    def stream(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector, first: int = 0) -> Any:
+        device = device_of(params)
 
-        def term(batch: Batch) -> Term:
-            batch = move(batch, device)
-            product = op(params, buffers, batch, v)
+        def weighted(batch: Batch) -> WeightedProduct:
+            pair = weighted_product(op, weight, params, buffers, move(batch, device), v)
             if finite:
-                _check_finite(product)
-            return product, weigh(batch)
+                _check_finite(pair[0])
+            return pair
 
-        if tracing.compiling():  # torch 2.5 can call a closure only within the function that it is of
-            return [term(batch) for batch in batches]
-        return _numbered(term, batches, first)
+        if tracing.compiling():  # C1
+            return [weighted(batch) for batch in batches]
+        return _numbered(weighted, batches, first)
 
     return stream
 
 
-def counting(op: Operation, weight: Weight) -> Weight:
-    """What a batch counts: its points, if that is the weight, along the axis of the operation."""
-    checks.function("weight", weight)
-    return partial(n_points, batch_dim=sample_axis(op)) if weight is n_points else weight
+def weighted_product(
+    op: Operation, weight: Weight | None, params: Params, buffers: Buffers, batch: Batch, v: Vector
+) -> WeightedProduct:
+    """The product with one batch, and the weight of the batch."""
+    product, seen = counted(op, params, buffers, batch, v)
+    return product, _points(seen, batch) if weight is None else weight(batch)
 
 
-def _numbered(term: Callable[[Batch], Term], batches: Iterable[Batch], first: int) -> Iterator[Term]:
+def _points(seen: Seen, batch: Batch) -> float:
+    points = points_of(seen, batch)
+    if points is None:
+        told = sorted(set(seen.points or seen.losses))
+        got = f"the numbers {', '.join(map(str, told))}" if told else "an operation that saw no losses of samples"
+        msg = (
+            f"an average must know how many samples a batch holds, got {got} (a bare function, or a loss that returns one "
+            "number?); give weight=, for instance weight=pure_batchops.n_points for samples along axis 0"
+        )
+        raise ValueError(msg)
+    return points
+
+
+def _numbered(weighted: Callable[[Batch], WeightedProduct], batches: Iterable[Batch], first: int) -> Iterator[WeightedProduct]:
     source, end = iter(batches), object()
     for number in count(first):
         try:
             batch = next(source, end)
             if batch is end:
                 return
-            found = term(batch)
+            pair = weighted(batch)
         except Exception as error:
             raise _in_batch(number, error) from error
-        yield found
-        del batch, found  # before the next is loaded
+        yield pair
+        del batch, pair  # before the next is loaded
 
 
 def _in_batch(number: int, error: Exception) -> Exception:

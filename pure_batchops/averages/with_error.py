@@ -11,7 +11,6 @@ from pure_batchops.averages import moments
 from pure_batchops.averages.moments import Moments
 from pure_batchops.averages.state import AverageState, average_merge, average_result, average_start, average_step
 from pure_batchops.averages.stream import Progress, Weight, weighted_products
-from pure_batchops.batches import n_points
 from pure_batchops.trees import Path, named_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Estimate, Operation, Params, Tree, Vector
 
@@ -26,7 +25,7 @@ class _State(NamedTuple):
 
 def averaged_with_error(
     op: Operation,
-    weight: Weight = n_points,
+    weight: Weight | None = None,
     progress: Progress | None = None,
 ) -> Callable[[Params, Buffers, Iterable[Batch], Vector], Estimate]:
     """The operation averaged over n batches, t̄ = Σ wᵢ tᵢ / Σ wᵢ, with its standard error.
@@ -58,10 +57,10 @@ def averaged_with_error(
         Cochran (1977), Sampling Techniques, section 6.3: a mean over clusters of unequal size is a ratio.
     """
     stream = weighted_products(op, weight, finite=False)
-    checks.function("progress", progress or iter)
+    checks.function_or_none("progress", progress)
 
     def average(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Estimate:
-        pairs = stream(params, buffers, batches if progress is None else progress(batches), v, 0)
+        pairs = stream(params, buffers, batches if progress is None else progress(batches), v)
         return _estimate(reduce(_merged, (_state(*pair) for pair in pairs), None))
 
     return average

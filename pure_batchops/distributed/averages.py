@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 
 from pure_batchops import checks
-from pure_batchops.averages.averaged import average_fold, averaging
+from pure_batchops.averages.averaged import operation_on_batches
+from pure_batchops.averages.folds import average_fold
 from pure_batchops.averages.resumable import resumed
 from pure_batchops.averages.state import AverageState, average_merge, average_result, average_start
 from pure_batchops.averages.stream import Progress, Weight, weighted_products
-from pure_batchops.batches import n_points
 from pure_batchops.distributed.ranks import Group, agreed, check_group, in_time, place
 from pure_batchops.trees import map_leaves, named_leaves, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
@@ -23,7 +23,7 @@ def averaged(
     op: Operation,
     group: Group = None,
     *,
-    weight: Weight = n_points,
+    weight: Weight | None = None,
     progress: Progress | None = None,
     finite: bool = False,
 ) -> Operation:
@@ -62,10 +62,10 @@ def averaged(
         >>> dist.destroy_process_group()
     """
     stream = weighted_products(op, weight, finite=finite)
-    checks.function("progress", progress or iter)
+    checks.function_or_none("progress", progress)
 
     def state(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> AverageState:
-        pairs = stream(params, buffers, batches if progress is None else progress(batches), v, 0)
+        pairs = stream(params, buffers, batches if progress is None else progress(batches), v)
         return average_fold(average_start(), pairs)
 
     return _over_ranks(state, group)
@@ -77,7 +77,7 @@ def resumable(
     group: Group = None,
     *,
     every: int = 100,
-    weight: Weight = n_points,
+    weight: Weight | None = None,
     progress: Progress | None = None,
     finite: bool = False,
     name: str | None = None,
@@ -122,7 +122,7 @@ def _over_ranks(state: Callable[[Params, Buffers, Iterable[Batch], Vector], Aver
         own, outlines = agreed(lambda: state(params, buffers, batches, v), _outline, params, v, group)
         return average_result(_summed(own, reduce(average_merge, outlines), device, group))
 
-    return averaging(operation)
+    return operation_on_batches(operation)
 
 
 def _outline(state: AverageState) -> AverageState:

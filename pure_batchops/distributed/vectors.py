@@ -1,18 +1,16 @@
 """The K vectors of an operation divided among the ranks."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.batches import sample_axis
 from pure_batchops.distributed.ranks import Group, agreed, check_group, in_time, place
-from pure_batchops.operations.operation import with_at
+from pure_batchops.operations.operation import derived
 from pure_batchops.trees import leaves, map_leaves, rebuilt
-from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
+from pure_batchops.types import Operation, Params, Tree, Vector
 from pure_batchops.vectors import vector_form
 
 
@@ -48,7 +46,7 @@ def sharded_vectors(op: Operation, group: Group = None) -> Operation:
     checks.function("op", op)
     check_group(group)
 
-    def gathered(params: Params, v: Vector, multiply: Callable[[Vector], Vector]) -> Vector:
+    def gathered(multiply: Callable[[Vector], Vector], params: Params, v: Vector) -> Vector:
         rank, size = place(group)
 
         def share() -> tuple[Tree, int | None]:
@@ -57,7 +55,7 @@ def sharded_vectors(op: Operation, group: Group = None) -> Operation:
             if form.vectors is None:
                 return multiply(ordered), None
             own = map_leaves(lambda leaf: leaf.tensor_split(size)[rank], ordered)
-            found = multiply(own) if len(leaves(own)[0]) else map_leaves(torch.clone, own)
+            found = multiply(own)  # of no vectors too: an average around must know the weight of the batch on every rank
             _check_form(found, own)
             return found, form.vectors
 
@@ -67,14 +65,7 @@ def sharded_vectors(op: Operation, group: Group = None) -> Operation:
             raise ValueError(msg)
         return _gathered(found, count, size, group) if count else found
 
-    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
-        return gathered(params, v, lambda own: op(params, buffers, batch, own))
-
-    def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Any]:
-        multiply = op.at(params, buffers, batch)
-        return lambda v: gathered(params, v, multiply)
-
-    return with_at(operation, at, sample_axis(op))
+    return derived(op, gathered)
 
 
 def _check_form(product: Tree, v: Tree) -> None:

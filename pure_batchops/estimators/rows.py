@@ -1,13 +1,12 @@
 """A matrix as a map of rows in working precision, whatever the shapes and dtypes of params."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pure_batchops import tracing
+from pure_batchops.operations.operation import at_point
 from pure_batchops.trees import leaves, parameter_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
@@ -43,8 +42,7 @@ def row_map(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Ro
     dtype = torch.float32
     for leaf in found:
         dtype = torch.promote_types(dtype, leaf.dtype)
-    # What `at` returns is not to be compiled: torch 2.5 makes zeros of it.
-    product = partial(op, params, buffers, batch) if tracing.compiling() else op.at(params, buffers, batch)
+    product = at_point(op, params, buffers, batch)
 
     def multiply(rows: Tensor) -> Tensor:
         parts = zip(rows.split(sizes, 1), found, strict=True)

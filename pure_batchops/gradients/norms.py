@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from pure_batchops import tracing
-from pure_batchops.batches import sample_axis, split
+from pure_batchops.batches import split
 from pure_batchops.budget import chunk_of
+from pure_batchops.traits import traits_of
 from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
@@ -28,7 +29,7 @@ def squared_gradient_norms(
         ValueError: if a sample has another loss alone than in its batch. Where no number can be read (under vmap and
             torch.compile) its norm is not a number instead.
     """
-    n, axis = len(losses), sample_axis(loss)
+    n, axis = len(losses), traits_of(loss).batch_dim
     alone, samples = split(batch, n, axis)
 
     def of_one(*sample: Tensor) -> Any:  # ‖∇ℓ‖², ℓ; torch 2.5 cannot trace an annotation in brackets

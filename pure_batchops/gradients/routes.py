@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pure_batchops import tracing
-from pure_batchops.batches import length, pair, sample_axis, split
+from pure_batchops.batches import length, pair, split
 from pure_batchops.budget import HELD, NUMBERS_BY_VMAP, NUMBERS_JOINED
 from pure_batchops.derivatives.jacobian import jacobian
 from pure_batchops.gradients.by_vmap import Tapped, plan, tapped_gradients
@@ -16,6 +16,7 @@ from pure_batchops.gradients.kinds import pulled, pushed, squared_norms, wide
 from pure_batchops.gradients.norms import same_losses, squared_gradient_norms
 from pure_batchops.gradients.one_pass import recorded_layers
 from pure_batchops.losses.checked import checked_losses
+from pure_batchops.traits import traits_of
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, LinearMap, Params, SampleLosses, Tree
 from pure_batchops.vectors import is_uniform
@@ -58,7 +59,7 @@ def sample_gradients(
     """
     losses = partial(checked_losses(loss), buffers=buffers, batch=batch)
     if held > 0 and sample_chunk_size is None:
-        known = getattr(loss, "independent", False)
+        known = traits_of(loss).independent
         recorded = recorded_layers(loss, params, buffers, batch, held) if known else None
         if recorded is not None:
             return _from(recorded, 1.0, params)
@@ -74,7 +75,7 @@ def _of_single_samples(
     loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, losses: Tensor | None, held: int
 ) -> SampleGradients | None:
     """J from the losses of single samples; None if it is too large, or they are not those of the batch."""
-    axis, flat = sample_axis(loss), leaves(params)
+    axis, flat = traits_of(loss).batch_dim, leaves(params)
     n = length("batch", pair(batch, axis), axis) if losses is None else len(losses)
     alone, samples = split(batch, n, axis)
     small = n * sum(leaf.numel() for leaf in flat) <= held

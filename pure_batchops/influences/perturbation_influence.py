@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.func import grad
 
 from pure_batchops import checks
-from pure_batchops.batches import pair, sample_axis
-from pure_batchops.influences.sides import check, device_of, gradient_rows, solver, tree_of
-from pure_batchops.trees import leaves, map_leaves, move, tree_map
+from pure_batchops.batches import pair
+from pure_batchops.influences.sides import check, gradient_rows, solver, tree_of
+from pure_batchops.traits import traits_of
+from pure_batchops.trees import device_of, leaves, map_leaves, move, tree_map
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 
 
@@ -41,7 +42,7 @@ def perturbation_influence(
     """
     check(inverse, loss)
     chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
-    axis = sample_axis(loss)
+    axis = traits_of(loss).batch_dim
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch], test_batch: Batch) -> Tree:
         solve = solver(inverse, params, buffers, train_batches)

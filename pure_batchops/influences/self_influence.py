@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.influences.sides import check, device_of, gradient_rows, solver
-from pure_batchops.trees import move
+from pure_batchops.influences.sides import check, gradient_rows, solver
+from pure_batchops.trees import device_of, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses
 
 

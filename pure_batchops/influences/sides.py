@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import RandomSampler
 
 from pure_batchops import checks
-from pure_batchops.batches import chunks, sample_axis
+from pure_batchops.batches import chunks, in_one_order
 from pure_batchops.budget import HELD, fitting
 from pure_batchops.gradients.routes import SampleGradients, sample_gradients
+from pure_batchops.operations.operation import at_point
 from pure_batchops.solvers.rows import width
-from pure_batchops.trees import move, parameter_leaves
+from pure_batchops.traits import traits_of
+from pure_batchops.trees import device_of, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 from pure_batchops.vectors import vector_form
 
@@ -25,11 +26,6 @@ def check(inverse: Any, loss: Any) -> None:
     checks.loss(loss)
 
 
-def device_of(params: Params) -> torch.device:
-    """Where the parameters are."""
-    return next(iter(parameter_leaves(params).values())).device
-
-
 def solver(inverse: Operation, params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Rows:
     """The inverse at one point, on rows.
 
@@ -40,16 +36,7 @@ def solver(inverse: Operation, params: Params, buffers: Buffers, batches: Iterab
         ValueError: if batches can be read only once or are shuffled, or params have several dtypes or devices.
     """
     width(params)
-    if isinstance(batches, Iterator):
-        msg = f"train_batches must be iterable again, as a list or a DataLoader is, got a {type(batches).__name__}"
-        raise ValueError(msg)
-    if isinstance(getattr(batches, "sampler", None), RandomSampler):
-        msg = (
-            "train_batches must come in one order each time that they are read, got a DataLoader that shuffles; make it "
-            "with shuffle=False"
-        )
-        raise ValueError(msg)
-    return inverse.at(params, buffers, batches)
+    return at_point(inverse, params, buffers, in_one_order("train_batches", batches))
 
 
 def tree_of(params: Params, row: Tensor) -> Tree:
@@ -81,7 +68,7 @@ def gradient_rows(loss: SampleLosses, params: Params, buffers: Buffers, batch: B
     Raises:
         ValueError: if samples depend on each other, or torch.vmap cannot map the loss over them.
     """
-    for part in chunks(batch, chunk or fitting(width(params)), sample_axis(loss)):
+    for part in chunks(batch, chunk or fitting(width(params)), traits_of(loss).batch_dim):
         found = sample_gradients(loss, params, buffers, part, held=2**62)
         if not found.takes_rows:
             found.squared_norms()  # which says how samples depend on each other

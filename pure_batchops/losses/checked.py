@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pure_batchops.points import saw_points
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
 
@@ -29,6 +30,7 @@ def mean_loss(loss: SampleLosses) -> Callable[..., Tensor]:
     def mean(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
         values = loss(params, buffers, batch)
         _refuse_shape(values, values.dim() <= 1 if isinstance(values, Tensor) else False, "a tensor of shape (n,) or ()")
+        saw_points(len(values) if values.dim() == 1 else None)
         return values.mean()
 
     return mean

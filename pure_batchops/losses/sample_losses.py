@@ -7,7 +7,9 @@ from pure_batchops.batches import pair
 from pure_batchops.losses.criterion import output_losses
 from pure_batchops.models.forward import pure_forward
 from pure_batchops.models.row_by_row import is_row_by_row
-from pure_batchops.types import Batch, Buffers, Criterion, Forward, Params, SampleLosses
+from pure_batchops.points import saw_losses
+from pure_batchops.traits import marked
+from pure_batchops.types import Batch, Buffers, Criterion, Forward, Params, SampleLosses, Traits
 
 
 def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: int = 0) -> SampleLosses:
@@ -45,8 +47,8 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
 
     def loss(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
         inputs, targets = pair(batch, axis)
-        return criteria(forward(params, buffers, inputs), targets)
+        losses = criteria(forward(params, buffers, inputs), targets)
+        saw_losses(len(losses))
+        return losses
 
-    loss.batch_dim = axis  # type: ignore[attr-defined]  # how to take a single sample out of a batch
-    loss.independent = axis == 0 and is_row_by_row(model)  # type: ignore[attr-defined]  # no need to see whether they mix
-    return loss
+    return marked(loss, Traits(batch_dim=axis, independent=axis == 0 and is_row_by_row(model)))

@@ -1,12 +1,13 @@
 """The diagonal blocks of a matrix."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from pure_batchops import checks
-from pure_batchops.batches import sample_axis
 from pure_batchops.models.state import selected
-from pure_batchops.operations.operation import with_at
-from pure_batchops.types import Batch, Buffers, Operation, Params, Selection, Vector
+from pure_batchops.operations.operation import at_point, with_at
+from pure_batchops.traits import traits_of
+from pure_batchops.types import Batch, Buffers, Operation, Params, Selection, Term, Traits, Vector
 from pure_batchops.vectors import vector_form
 
 
@@ -48,24 +49,44 @@ def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
     picks = [selected(block) for block in blocks]
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
-        form = vector_form(params, v)
-        tree = form.tree()
-        products = [
-            op(own, others, batch, {name: tree[name] for name in own}) for own, others in _parts(params, buffers, picks)
-        ]
-        return form.of_tree(_merged(params, products))
+        parts = _parts(params, buffers, picks)
+        return _product([(own, partial(op, own, others, batch)) for own, others in parts], params, v)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
-        multiply = [(own, op.at(own, others, batch)) for own, others in _parts(params, buffers, picks)]
+        parts = _parts(params, buffers, picks)
+        return partial(_product, [(own, at_point(op, own, others, batch)) for own, others in parts], params)
 
-        def product(v: Vector) -> Vector:
-            form = vector_form(params, v)
-            tree = form.tree()
-            return form.of_tree(_merged(params, [part({name: tree[name] for name in own}) for own, part in multiply]))
+    inside = traits_of(op).terms
+    if inside is None:
+        return with_at(operation, at)
 
+    def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[Term]:
+        parts = _parts(params, buffers, picks)
+        for of_batch in zip(*(inside(own, others, batches) for own, others in parts), strict=True):
+            yield partial(_term, [own for own, _ in parts], of_batch, params)
+
+    return with_at(operation, at, Traits(terms=terms))
+
+
+def _product(blocks: list[tuple[Params, Callable[[Vector], Vector]]], params: Params, v: Vector) -> Vector:
+    """The products of the blocks with their parts of v, in the form of v."""
+    form = vector_form(params, v)
+    tree = form.tree()
+    products = {name: leaf for own, block in blocks for name, leaf in block({name: tree[name] for name in own}).items()}
+    return form.of_tree({name: products[name] for name in params})
+
+
+def _term(blocks: list[Params], of_batch: tuple[Term, ...], params: Params, v: Vector) -> tuple[Vector, float]:
+    """One batch of an average: the product of all blocks, and its weight."""
+    weights: list[float] = []
+
+    def weighed(term: Term, part: Vector) -> Vector:
+        product, weight = term(part)
+        weights.append(weight)
         return product
 
-    return with_at(operation, at, sample_axis(op))
+    product = _product([(own, partial(weighed, term)) for own, term in zip(blocks, of_batch, strict=True)], params, v)
+    return product, weights[0]
 
 
 def _parts(params: Params, buffers: Buffers, picks: list[Callable[[Params], list[str]]]) -> list[tuple[Params, Buffers]]:
@@ -88,8 +109,3 @@ def _parts(params: Params, buffers: Buffers, picks: list[Callable[[Params], list
         )
         for own in names
     ]
-
-
-def _merged(params: Params, products: list[Params]) -> Params:
-    found = {name: leaf for product in products for name, leaf in product.items()}
-    return {name: found[name] for name in params}

@@ -1,15 +1,13 @@
 """A matrix with a multiple of the identity on top."""
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.batches import sample_axis
-from pure_batchops.operations.operation import with_at
+from pure_batchops.operations.operation import derived
 from pure_batchops.trees import map_leaves
-from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
+from pure_batchops.types import Operation, Params, Vector
 from pure_batchops.vectors import vector_form
 
 
@@ -37,15 +35,8 @@ def damped(op: Operation, regularization: float | Tensor) -> Operation:
     checks.operation("op", op)
     damping = checks.positive("regularization", regularization)
 
-    def sum_with(product: Callable[[Vector], Vector], params: Params, v: Vector) -> Vector:
+    def around(product: Callable[[Vector], Vector], params: Params, v: Vector) -> Vector:
         ordered = v if isinstance(v, Tensor) else vector_form(params, v).tree()
-        return map_leaves(lambda a, b: a + (damping * b).to(b.dtype), product(v), ordered)
+        return map_leaves(lambda mv, leaf: mv + (damping * leaf).to(leaf.dtype), product(v), ordered)  # m v + λ v
 
-    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
-        return sum_with(lambda u: op(params, buffers, batch, u), params, v)
-
-    def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Any]:
-        product = op.at(params, buffers, batch)
-        return lambda v: sum_with(product, params, v)
-
-    return with_at(operation, at, sample_axis(op))
+    return derived(op, around)

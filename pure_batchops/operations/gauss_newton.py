@@ -1,10 +1,11 @@
 """The mean of the outer products of the gradients: pyDVL's Gauss-Newton matrix, the field's empirical Fisher."""
 
 from pure_batchops import checks
-from pure_batchops.batches import sample_axis
 from pure_batchops.budget import HELD
 from pure_batchops.gradients.routes import sample_gradients
-from pure_batchops.operations.operation import Multiplication, operation_by
+from pure_batchops.operations.multiplication import Multiplication, OnRows, OnTrees
+from pure_batchops.operations.operation import operation_of
+from pure_batchops.points import saw_points
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 
 
@@ -45,9 +46,11 @@ def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
         found = sample_gradients(loss, params, buffers, batch, most)
 
+        saw_points(len(found.losses))
+
         def product(v: Tree) -> Tree:
             return found.pull(found.push(v) / len(found.losses))  # v → Jv → JᵀJv / n
 
-        return Multiplication(product, found.together, found.takes_rows)
+        return (OnRows if found.takes_rows else OnTrees)(product, found.together)
 
-    return operation_by(multiplication, chunk_size, sample_axis(loss))
+    return operation_of(multiplication, chunk_size)

@@ -12,7 +12,9 @@ from pure_batchops.derivatives.jacobian import jacobian, jacobian_along
 from pure_batchops.losses.criterion import output_losses
 from pure_batchops.models.forward import pure_forward
 from pure_batchops.models.row_by_row import is_right_in_forward_mode
-from pure_batchops.operations.operation import Multiplication, operation_by
+from pure_batchops.operations.multiplication import Multiplication, OnTrees
+from pure_batchops.operations.operation import operation_of
+from pure_batchops.points import saw_points
 from pure_batchops.trees import map_leaves
 from pure_batchops.types import Batch, Buffers, Criterion, Forward, LinearMap, Operation, Params, Tree
 
@@ -79,6 +81,7 @@ def curvature_of_outputs(
 
     def curved(inputs: Tree, targets: Tree, outputs: Tree) -> LinearMap:
         n = length("the model's outputs and inputs", (outputs, inputs), batch_dim)
+        saw_points(n)
         curve = curvature(outputs, targets)
         return lambda u: map_leaves(lambda leaf: leaf / n, curve(u))  # u ↦ C u / n
 
@@ -90,9 +93,9 @@ def curvature_of_outputs(
         def product(v: Tree) -> Tree:
             return pull(curve(push(v)))  # v → Jv → CJv / n → JᵀCJv / n
 
-        return Multiplication(product)
+        return OnTrees(product)
 
-    def once(params: Params, buffers: Buffers, batch: Batch, v: Tree) -> Tree | None:
+    def single_product(params: Params, buffers: Buffers, batch: Batch, v: Tree) -> Tree | None:
         inputs, targets = pair(batch, batch_dim)
         found = jacobian_along(partial(predicted, buffers=buffers, inputs=inputs), params, v)
         if found is None:
@@ -100,4 +103,4 @@ def curvature_of_outputs(
         outputs, pushed, pull = found
         return pull(curved(inputs, targets, outputs)(pushed))
 
-    return operation_by(multiplication, chunk_size, batch_dim, once if is_right_in_forward_mode(model) else None)
+    return operation_of(multiplication, chunk_size, single_product if is_right_in_forward_mode(model) else None)

@@ -3,10 +3,9 @@
 from functools import partial
 
 from pure_batchops import checks, tracing
-from pure_batchops.batches import sample_axis
 from pure_batchops.derivatives.hessian_products import MODES, hessian_of
 from pure_batchops.losses.checked import mean_loss
-from pure_batchops.operations.operation import batch_operation
+from pure_batchops.operations.operation import tree_operation
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, SampleLosses
 
 
@@ -49,4 +48,4 @@ def hessian(loss: SampleLosses, *, mode: str = "reverse_over_reverse", chunk_siz
         way = hessian_of if mode == "forward_over_reverse" and tracing.compiling() else MODES[mode]
         return way(partial(mean, buffers=buffers, batch=batch), params)
 
-    return batch_operation(at, chunk_size=chunk_size, batch_dim=sample_axis(loss))
+    return tree_operation(at, chunk_size)

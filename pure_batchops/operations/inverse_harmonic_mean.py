@@ -3,10 +3,11 @@
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.batches import sample_axis
 from pure_batchops.budget import HELD
 from pure_batchops.gradients.routes import sample_gradients
-from pure_batchops.operations.operation import Multiplication, operation_by
+from pure_batchops.operations.multiplication import Multiplication, OnRows, OnTrees
+from pure_batchops.operations.operation import operation_of
+from pure_batchops.points import saw_points
 from pure_batchops.trees import map_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 
@@ -63,13 +64,14 @@ def inverse_harmonic_mean(
 
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
         found = sample_gradients(loss, params, buffers, batch, most, samples)
+        saw_points(len(found.losses))
         scale = 1 / (len(found.losses) * (damping + found.squared_norms()))
-        divisor = damping  # torch 2.5 can compile what product reads from here, not what it reads from farther out
+        divisor = damping  # C2
 
         def product(v: Tree) -> Tree:
             updates = found.pull((found.push(v) * scale).to(found.losses.dtype))  # v → Jv → Jᵀ Jv / n(λ + ‖∇ℓ‖²)
             return map_leaves(lambda leaf, update: ((leaf - update) / divisor).to(leaf.dtype), v, updates)
 
-        return Multiplication(product, found.together, found.takes_rows)
+        return (OnRows if found.takes_rows else OnTrees)(product, found.together)
 
-    return operation_by(multiplication, chunk_size, sample_axis(loss))
+    return operation_of(multiplication, chunk_size)

@@ -64,7 +64,7 @@ def monte_carlo_fisher(
         if not isinstance(outputs, Tensor):
             msg = f"model must return one tensor to sample targets from, got {type(outputs).__name__}"
             raise ValueError(msg)
-        dim = axis  # torch 2.5 can compile what curve reads from here, not what it reads from farther out
+        dim = axis  # C2
         rows = outputs.movedim(dim, 0)
         noise = uniform(number, (count, *rows.shape), like=rows)
         drawn = torch.vmap(draw, in_dims=(None, 0))(rows, noise)

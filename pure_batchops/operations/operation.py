@@ -1,33 +1,21 @@
-"""The one wrapper around every operation: the forms of v, K vectors at a time, and errors that say what to do."""
+"""How a function becomes an operation: the forms of v, `op.at`, and what an average must know."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
-
-import torch
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, cast
 
 from pure_batchops import checks, tracing
-from pure_batchops.budget import NUMBERS_BY_VMAP, fitting
-from pure_batchops.trees import leaves, map_leaves, parameter_leaves, rebuilt, same_leaves
-from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Tree, Vector
-from pure_batchops.vectors import Form, vector_form
-
-
-class Multiplication(NamedTuple):
-    """A linear map, and how it is best applied to several vectors.
-
-    Attributes:
-        product: v ↦ m v on trees.
-        together: vectors are multiplied together while they hold fewer numbers than this; larger ones one by one.
-        takes_rows: the product is on rows instead, `(K, D) -> (K, D)`, for any K at once.
-    """
-
-    product: LinearMap
-    together: int = NUMBERS_BY_VMAP
-    takes_rows: bool = False
+from pure_batchops.operations.explained import explained
+from pure_batchops.operations.multiplication import Multiplication, OnRows, OnTrees, products
+from pure_batchops.points import Seen, counted, points_along, points_of, saw_points
+from pure_batchops.traits import marked, traits_of
+from pure_batchops.trees import leaves, parameter_leaves, rebuilt, same_leaves
+from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Term, Traits, Tree, Vector
+from pure_batchops.vectors import vector_form
 
 
 def batch_operation(
-    at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_size: int | None = None, batch_dim: int = 0
+    at: Callable[[Params, Buffers, Batch], LinearMap], *, chunk_size: int | None = None, batch_dim: int | None = None
 ) -> Operation:
     """The operation m(batch) · v of a function that gives the linear map v ↦ m(batch) · v on trees.
 
@@ -36,7 +24,8 @@ def batch_operation(
             `tree -> tree` from trees with the structure of params to the same.
         chunk_size: how many vectors are multiplied at once by `torch.vmap`, 1 for a loop. By default as many as hold
             2¹⁶ numbers, at least one, and all under torch.compile. The product does not depend on it.
-        batch_dim: the axis of the samples in a batch, along which averages count its points.
+        batch_dim: the axis of the samples in a batch, along which an average counts its points. By default the average takes
+            the number of losses that operations inside `at` see, and counts along axis 0 if there are none.
 
     Returns:
         `op(params, buffers, batch, v) -> product`, the product in the form of v: a tree with the leaves of params, with
@@ -63,7 +52,37 @@ def batch_operation(
                 [ 0., 10.]])
     """
     checks.function("at", at)
-    axis = checks.axis("batch_dim", batch_dim)
+    axis = None if batch_dim is None else checks.axis("batch_dim", batch_dim)
+
+    op = tree_operation(at, chunk_size)
+
+    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
+        product, seen = counted(op, params, buffers, batch, v)
+        saw_points(_points(seen, batch, axis))
+        return product
+
+    def operation_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
+        multiply, seen_before = counted(op.at, params, buffers, batch)
+
+        def product(v: Vector) -> Vector:
+            result, seen = counted(multiply, v)
+            saw_points(_points(Seen(seen_before.points + seen.points, seen_before.losses + seen.losses), batch, axis))
+            return result
+
+        return product
+
+    return with_at(operation, operation_at)
+
+
+def _points(seen: Seen, batch: Batch, axis: int | None) -> float | None:
+    """The number of samples of a batch, for an operation whose samples lie on this axis, or that does not say."""
+    if axis is None and (seen.points or seen.losses):
+        return points_of(seen, batch)
+    return points_along(batch, axis or 0)
+
+
+def tree_operation(at: Callable[[Params, Buffers, Batch], LinearMap], chunk_size: int | None) -> Operation:
+    """The operation of `at`, whose products are checked to be trees like params that share no memory with v or params."""
 
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
         multiply = at(params, buffers, batch)
@@ -71,114 +90,101 @@ def batch_operation(
 
         def product(v: Tree) -> Tree:
             given = [*leaves(v), *expected.values()]
-            found = same_leaves("the product", expected, multiply(v))
-            return rebuilt(params, [leaf.clone() if any(leaf is other for other in given) else leaf for leaf in found])
+            result = same_leaves("the product", expected, multiply(v))
+            return rebuilt(params, [leaf.clone() if any(leaf is other for other in given) else leaf for leaf in result])
 
-        return Multiplication(product)
+        return OnTrees(product)
 
-    return operation_by(multiplication, chunk_size, axis)
+    return operation_of(multiplication, chunk_size)
 
 
-def operation_by(
+def operation_of(
     multiplication: Callable[[Params, Buffers, Batch], Multiplication],
     chunk_size: int | None,
-    batch_dim: int,
-    once: Callable[[Params, Buffers, Batch, Tree], Tree | None] | None = None,
+    single_product: Callable[[Params, Buffers, Batch, Tree], Tree | None] | None = None,
 ) -> Operation:
-    """The operation of a function that gives the linear map and how it is best applied, and of one for a single product."""
-    chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
+    """The operation of `multiplication`. `single_product` is a cheaper route for one vector, or None where it cannot serve."""
+    chunk_size = checks.whole_or_none("chunk_size", chunk_size)
+    multiply_at = explained(multiplication)
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
         form = vector_form(params, v)
         if tracing.compiling():
-            found = multiplication(params, buffers, batch)
-            if form.vectors is None or found.takes_rows:
-                return _products(found, form, None)
-            # torch 2.5 compiles what a transform closes over from outside to zeros: all the work goes inside.
-            inside = Multiplication(lambda row: multiplication(params, buffers, batch).product(row))
-            return _products(inside, form, chunk or form.vectors)
-        if once is not None and form.vectors is None:
-            single = once(params, buffers, batch, form.tree())  # None where it cannot
+            whole = multiplication(params, buffers, batch)
+            if form.vectors is None or isinstance(whole, OnRows):
+                return products(whole, form, None)
+            inside = OnTrees(lambda row: multiplication(params, buffers, batch).multiply(row))  # C5
+            return products(inside, form, chunk_size or form.vectors)
+        if single_product is not None and form.vectors is None:
+            single = single_product(params, buffers, batch, form.tree())
             if single is not None:
                 return form.of_tree(single)
-        return _products(_explained(multiplication, params, buffers, batch), form, chunk)
+        return products(_with_words(multiply_at(params, buffers, batch)), form, chunk_size)
 
-    def operation_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
+    def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
         parameter_leaves(params)
-        found = _explained(multiplication, params, buffers, batch)
-        return lambda v: _products(found, vector_form(params, v), chunk)
+        ready = _with_words(multiply_at(params, buffers, batch))
+        return lambda v: products(ready, vector_form(params, v), chunk_size)
 
-    return with_at(operation, operation_at, batch_dim)
+    return with_at(operation, at)
 
 
-def with_at(operation: Callable[..., Vector], at: Callable[..., Callable[[Vector], Vector]], batch_dim: int = 0) -> Operation:
-    """The function as an operation: with its attribute `at`, and the axis of the samples in its batches."""
+def _with_words(multiplication: Multiplication) -> Multiplication:
+    """The multiplication, whose map explains torch's errors."""
+    return multiplication._replace(multiply=explained(multiplication.multiply))
+
+
+def with_at(
+    operation: Callable[..., Vector], at: Callable[..., Callable[[Vector], Vector]], traits: Traits | None = None
+) -> Operation:
+    """The function as an operation: with its attribute `at`, and what is known of it."""
     operation.at = at  # type: ignore[attr-defined]
-    operation.batch_dim = batch_dim  # type: ignore[attr-defined]
-    return cast("Operation", operation)
+    return cast("Operation", operation if traits is None else marked(operation, traits))
 
 
-def _products(
-    found: Multiplication, form: Form, chunk: int | None
-) -> Vector:  # torch 2.5 mixes up names: not "multiplication"
-    """The product of each of the vectors, a chunk at a time, in their form."""
-    multiply, together, takes_rows = found
-    if takes_rows:
-        rows = form.rows()
-        step = chunk or fitting(rows.shape[1], together)
-        products = multiply(rows) if step >= len(rows) else torch.cat([multiply(part) for part in rows.split(step)])
-        return form.of_rows(products)
-    tree = form.tree()
-    if form.vectors is None:
-        return form.of_tree(multiply(tree))
-    if form.vectors == 0:
-        return form.of_tree(map_leaves(torch.zeros_like, tree))
-    chunk = chunk or fitting(sum(leaf[0].numel() for leaf in leaves(tree)), together)
-    if chunk >= form.vectors > 1:
-        return form.of_tree(torch.vmap(multiply)(tree))
-    return form.of_trees(_some(multiply, tree, start, chunk) for start in range(0, form.vectors, chunk))
+def at_point(op: Any, params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
+    """The product at one point, `v -> m v`: by `op.at`, or by the operation itself if it has no `at`."""
+    # C5: under the compiler, too. It finds by itself what is the same for every v.
+    if tracing.compiling() or not hasattr(op, "at"):
+        return partial(op, params, buffers, batch)
+    product: Callable[[Vector], Vector] = op.at(params, buffers, batch)
+    return product
 
 
-def _some(multiply: LinearMap, vectors: Tree, start: int, chunk: int) -> Tree:
-    """The products of a chunk of the vectors, by vmap; of a single one without."""
-    some = map_leaves(lambda leaf: leaf[start : start + chunk], vectors)
-    if chunk > 1:
-        return torch.vmap(multiply)(some)
-    return map_leaves(lambda leaf: leaf[None], multiply(map_leaves(lambda leaf: leaf[0], some)))
+def derived(op: Operation, around: Callable[[Callable[[Vector], Vector], Params, Vector], Vector]) -> Operation:
+    """An operation made of the products of another one, on one batch or on batches.
+
+    Args:
+        op: the operation inside.
+        around: `(product, params, v) -> v'`, where `product` is `v -> m v`.
+
+    Returns:
+        An operation whose `at`, and whose terms if op is an average, are made in the same way.
+    """
+
+    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
+        return around(partial(op, params, buffers, batch), params, v)
+
+    def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
+        return partial(around, at_point(op, params, buffers, batch), params)
+
+    inside = traits_of(op).terms
+    if inside is None:
+        return with_at(operation, at)
+
+    def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[Term]:
+        return (partial(_weighted, around, term, params) for term in inside(params, buffers, batches))
+
+    return with_at(operation, at, Traits(terms=terms))
 
 
-def _explained(at: Callable[..., Multiplication], *arguments: Any) -> Multiplication:
-    """The multiplication, with torch's word on fused attention followed by the setting that removes it."""
+def _weighted(around: Any, term: Term, params: Params, v: Vector) -> tuple[Vector, float]:
+    """The product and the weight of one term of an average, with `around` put around the product."""
+    weights: list[float] = []
 
-    def explain(error: RuntimeError) -> RuntimeError:
-        fused = (
-            "scaled_dot_product",
-            "flash_attention",
-            "efficient_attention",
-            "encoder_layer_fwd",
-            "multi_head_attention",
-        )
-        if not any(name in str(error) for name in fused):
-            return error
-        return RuntimeError(
-            f"{error}\nThe fused attention kernels have no second derivatives. Run your forward inside `with "
-            "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):` (before torch 2.3, `with "
-            "torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False):`), and for an "
-            "nn.TransformerEncoderLayer call torch.backends.mha.set_fastpath_enabled(False)."
-        )
+    def product(u: Vector) -> Vector:
+        result, weight = term(u)
+        weights.append(weight)
+        return result
 
-    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*inputs: Any) -> Any:
-            tracing.refuse_inference_mode()
-            try:
-                return function(*inputs)
-            except RuntimeError as error:
-                explained = explain(error)
-                if explained is error:
-                    raise
-                raise explained from error
-
-        return call
-
-    found: Multiplication = guarded(at)(*arguments)
-    return found._replace(product=guarded(found.product))
+    return around(product, params, v), weights[-1]

@@ -84,7 +84,7 @@ def conjugate_gradient(
     def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
         return partial(_only_converged, solve_at(params, buffers, batch), float(tolerance), int(max_steps))
 
-    return operation_on_rows(at, op)
+    return operation_on_rows(at)
 
 
 def conjugate_gradient_solution(

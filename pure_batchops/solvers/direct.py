@@ -45,7 +45,7 @@ def direct(op: Operation, regularization: float | Tensor) -> Operation:
 
         return partial(_solved, matrix, factors, pivots, tolerance)
 
-    return operation_on_rows(at, op)
+    return operation_on_rows(at)
 
 
 def _solved(matrix: Tensor, factors: Tensor, pivots: Tensor, tolerance: float, rows: Tensor) -> Tensor:

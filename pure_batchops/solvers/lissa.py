@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial, reduce
 from itertools import islice, repeat
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pure_batchops import checks
+from pure_batchops.batches import reiterable
 from pure_batchops.noise import normal
-from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, on_rows, only, operation_on_rows, rows_of
-from pure_batchops.types import Batch, Buffers, Operation, Params
+from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, on_rows, only, operation_on_rows, rows_of, width
+from pure_batchops.traits import traits_of
+from pure_batchops.trees import device_of, leaves
+from pure_batchops.types import Batch, Buffers, Operation, Params, Term, Vector
 
 POWER_STEPS = 10
 
@@ -62,7 +64,7 @@ def lissa(
     def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
         return partial(_solved, _terms(op, params, buffers, batch), damping, given, steps, times)
 
-    return operation_on_rows(at, op)
+    return operation_on_rows(at)
 
 
 def _solved(
@@ -87,23 +89,26 @@ def _solved(
 
 def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Callable[[], Iterable[RowMap]]:
     """When called, v ↦ w(b) m(b) v for each of the batches, the weights relative to their mean."""
-    each: Any = getattr(op, "terms", None)
-    if each is None:
+    terms = traits_of(op).terms
+    if terms is None:
         product = rows_of(op, params, buffers, batch)
         return partial(_alone, product)
-    if isinstance(batch, Iterator):
-        msg = f"batches must be iterable again, as a list or a DataLoader is, got a {type(batch).__name__}"
-        raise ValueError(msg)
-    weights = [float(weight) for _, weight in each(params, buffers, batch)]
+    reiterable("batches", batch)
+    nothing = torch.empty(0, width(params), dtype=leaves(params)[0].dtype, device=device_of(params))
+    weights = [float(term(nothing)[1]) for term in terms(params, buffers, batch)]
     if not sum(weights) > 0:
         msg = f"batches must have a positive total weight, got {sum(weights)} in {len(weights)} batches"
         raise ValueError(msg)
     mean = sum(weights) / len(weights)
 
-    def weighted(product: RowMap, weight: float) -> RowMap:
-        return lambda rows: weight / mean * product(rows)
+    def weighted(term: Term) -> RowMap:
+        def product(v: Vector) -> Vector:
+            image, weight = term(v)
+            return weight / mean * image
 
-    return lambda: (weighted(on_rows(product, params), weight) for product, weight in each(params, buffers, batch))
+        return on_rows(product, params)
+
+    return lambda: map(weighted, terms(params, buffers, batch))
 
 
 def _alone(product: RowMap) -> list[RowMap]:

@@ -63,7 +63,7 @@ def nystroem(op: Operation, regularization: float | Tensor, *, rank: int, seed: 
         weights = 1 / (values + damping) - 1 / damping
         return partial(_inverse, damping, vectors, weights)
 
-    return operation_on_rows(at, op)
+    return operation_on_rows(at)
 
 
 def _inverse(damping: float | Tensor, vectors: Tensor, weights: Tensor, rows: Tensor) -> Tensor:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from pure_batchops import tracing
-from pure_batchops.batches import sample_axis
-from pure_batchops.operations.operation import with_at
+from pure_batchops.operations.operation import at_point, with_at
 from pure_batchops.trees import parameter_leaves
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Vector
 from pure_batchops.vectors import is_uniform, vector_form
@@ -24,9 +23,7 @@ RowMap = Callable[[Tensor], Tensor]
 
 def rows_of(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> RowMap:
     """The product of an operation at one point, on rows in at least single precision."""
-    # torch 2.5 compiles what `at` returns to zeros; the compiler finds by itself what is the same for each vector.
-    product = partial(op, params, buffers, batch) if tracing.compiling() else op.at(params, buffers, batch)
-    return on_rows(product, params)
+    return on_rows(at_point(op, params, buffers, batch), params)
 
 
 def on_rows(product: LinearMap, params: Params) -> RowMap:
@@ -39,8 +36,8 @@ def _in_its_dtype(product: LinearMap, dtype: torch.dtype, rows: Tensor) -> Tenso
     return product(rows.to(dtype)).to(rows.dtype)
 
 
-def operation_on_rows(at: Callable[[Params, Buffers, Batch], RowMap], op: Operation) -> Operation:
-    """The operation, on batches of `op`, of a function that gives a linear map of rows in at least single precision."""
+def operation_on_rows(at: Callable[[Params, Buffers, Batch], RowMap]) -> Operation:
+    """The operation of a function that gives a linear map of rows in at least single precision."""
 
     def operation_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
         width(params)
@@ -50,7 +47,7 @@ def operation_on_rows(at: Callable[[Params, Buffers, Batch], RowMap], op: Operat
         vector_form(params, v)  # what is wrong with v is said before anything is computed
         return operation_at(params, buffers, batch)(v)
 
-    return with_at(operation, operation_at, sample_axis(op))
+    return with_at(operation, operation_at)
 
 
 def _of_vector(multiply: RowMap, params: Params, v: Vector) -> Vector:

@@ -1,0 +1,200 @@
+"""What an average knows of a batch, and what is known of a function, do not depend on how the functions are wrapped."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, wraps
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import pure_batchops as pb
+from pure_batchops.traits import traits_of
+
+PARAMS = {"w": torch.tensor([0.7, -0.3], dtype=torch.float64)}
+V = {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)}
+SIZES = (2, 5, 1)
+STEPS = (4, 3, 3)
+
+
+def model(params, _, x):
+    """Time steps on axis 0, samples on axis 1."""
+    return (x * params["w"]).sum(-1).tanh()
+
+
+def by_hand(params, _, batch):
+    x, y = batch
+    return ((x * params["w"]).sum(-1).tanh() - y).square().mean(0)
+
+
+def decorated(function):
+    @wraps(function)
+    def same(*arguments):
+        return function(*arguments)
+
+    return same
+
+
+LOSSES = {
+    "sample_losses": pb.sample_losses(model, nn.MSELoss(), batch_dim=1),
+    "by hand": by_hand,
+    "declared": pb.declared(by_hand, batch_dim=1),
+}
+WRAPPERS = {
+    "bare": lambda function: function,
+    "lambda": lambda function: lambda *arguments: function(*arguments),
+    "partial": partial,
+    "decorator": decorated,
+}
+OPERATIONS = {
+    "hessian": pb.hessian,
+    "hessian, lazy": lambda loss: pb.hessian(loss, mode="reverse_over_forward"),
+    "gauss_newton": pb.gauss_newton,
+    "gauss_newton, unformed": lambda loss: pb.gauss_newton(loss, held=0),
+    "inverse_harmonic_mean": lambda loss: pb.inverse_harmonic_mean(loss, 0.3),
+    "damped": lambda loss: pb.damped(pb.hessian(loss), 0.3),
+    "block_diagonal": lambda loss: pb.block_diagonal(pb.hessian(loss), ["w"]),
+    "own": lambda loss: pb.batch_operation(lambda *point: pb.hessian(loss).at(*point)),
+    "own, lazy": lambda loss: pb.batch_operation(lambda *point: lambda v: pb.hessian(loss)(*point, v)),
+    "a sum": lambda loss: lambda *a: torch.utils._pytree.tree_map(torch.add, pb.hessian(loss)(*a), pb.gauss_newton(loss)(*a)),
+}
+
+
+@pytest.fixture
+def batches():
+    def batch(steps, n):
+        return torch.randn(steps, n, 2, dtype=torch.float64), torch.randn(steps, n, dtype=torch.float64)
+
+    return [batch(steps, n) for steps, n in zip(STEPS, SIZES, strict=True)]
+
+
+def expected(op, batches):
+    products = [op(PARAMS, {}, batch, V)["w"] for batch in batches]
+    return {"w": sum(n * product for n, product in zip(SIZES, products, strict=True)) / sum(SIZES)}
+
+
+def needs_axis(loss, operation):
+    """The inverse harmonic mean takes samples out of the batch: a loss that does not say on which axis is refused."""
+    return operation == "inverse_harmonic_mean" and traits_of(loss).batch_dim != 1
+
+
+@pytest.mark.parametrize("around_op", WRAPPERS)
+@pytest.mark.parametrize("around_loss", WRAPPERS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_average_weighs_by_the_losses_that_the_operation_saw(loss, operation, around_loss, around_op, batches):
+    wrapped = WRAPPERS[around_loss](LOSSES[loss])
+    op = WRAPPERS[around_op](OPERATIONS[operation](wrapped))
+    if needs_axis(wrapped, operation):
+        with pytest.raises(ValueError, match="along axis 0"):
+            pb.averaged(op)(PARAMS, {}, batches, V)
+    else:
+        assert_close(pb.averaged(op)(PARAMS, {}, batches, V), expected(op, batches))
+
+
+def test_average_of_a_vmapped_operation_counts_the_samples_of_a_member(batches):
+    ensemble = {"w": torch.stack([PARAMS["w"], 2 * PARAMS["w"]])}
+    op = torch.vmap(pb.hessian(LOSSES["by hand"]), in_dims=(0, None, None, None))
+    alone = [pb.averaged(pb.hessian(LOSSES["by hand"]))({"w": w}, {}, batches, V)["w"] for w in ensemble["w"]]
+    assert_close(pb.averaged(op)(ensemble, {}, batches, V)["w"], torch.stack(alone))
+
+
+def test_average_of_averages_weighs_groups_by_their_points(batches):
+    op = pb.hessian(LOSSES["by hand"])
+    groups = [batches[:1], batches[1:]]
+    assert_close(pb.averaged(pb.averaged(op))(PARAMS, {}, groups, V), expected(op, batches))
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda params, buffers, batch, v: v,
+        pb.hessian(lambda params, buffers, batch: by_hand(params, buffers, batch).mean()),
+        lambda *a: [pb.hessian(by_hand)(*a), pb.hessian(lambda *p: by_hand(*p)[:1])(*a)][0],
+    ],
+    ids=["bare function", "one number", "two numbers"],
+)
+def test_weight_that_cannot_be_known_is_asked_for(op, batches):
+    with pytest.raises(ValueError, match=r"must know how many samples a batch holds.*give weight="):
+        pb.averaged(op)(PARAMS, {}, batches, V)
+    by_samples = pb.averaged(op, weight=lambda batch: pb.n_points(batch, 1))
+    assert_close(by_samples(PARAMS, {}, batches, V), expected(op, batches))
+
+
+def test_own_operation_that_takes_samples_apart_is_counted_along_the_axis_it_declares(batches):
+    loss = LOSSES["sample_losses"]
+
+    def gradient(params, buffers, *sample):
+        return torch.func.grad(lambda p: loss(p, buffers, sample)[0])(params)["w"]
+
+    def at(params, buffers, batch):  # one sample at a time: no call sees all losses
+        pairs = zip(*(part.split(1, 1) for part in batch), strict=True)
+        rows = [gradient(params, buffers, *sample) for sample in pairs]
+        return lambda v: {"w": sum(row * (row @ v["w"]) for row in rows) / len(rows)}
+
+    silent, says = pb.batch_operation(at), pb.batch_operation(at, batch_dim=1)
+    assert_close(pb.averaged(says)(PARAMS, {}, batches, V), expected(says, batches))
+    with pytest.raises(ValueError, match="give weight="):
+        pb.averaged(silent)(PARAMS, {}, batches, V)
+
+
+def test_threads_do_not_mix_their_counts(batches):
+    op = pb.averaged(pb.hessian(LOSSES["by hand"]))
+    orders = [batches, batches[::-1], batches[1:] + batches[:1]] * 8
+    with ThreadPoolExecutor(4) as pool:
+        for product in pool.map(lambda order: op(PARAMS, {}, order, V), orders):
+            assert_close(product, expected(pb.hessian(by_hand), batches))
+
+
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="operations compile since torch 2.5")
+def test_average_of_a_compiled_operation_weighs_by_its_losses(batches):
+    op = pb.hessian(LOSSES["by hand"])
+    for compiled in (torch.compile(op, fullgraph=True, backend="eager"), torch.compile(pb.hessian(by_hand), backend="eager")):
+        assert_close(pb.averaged(compiled)(PARAMS, {}, batches, V), expected(op, batches))
+        assert_close(pb.averaged(lambda *a, op=compiled: op(*a))(PARAMS, {}, batches, V), expected(op, batches))
+    whole = torch.compile(pb.averaged(op), fullgraph=True, backend="eager")
+    assert_close(whole(PARAMS, {}, batches, V), expected(op, batches))
+
+
+@pytest.mark.parametrize(
+    "around", [lambda op: pb.damped(op, 0.2), lambda op: pb.block_diagonal(op, ["w"])], ids=["damped", "block_diagonal"]
+)
+def test_lissa_takes_the_same_single_batches_of_whatever_is_made_of_an_average(around, batches):
+    op = pb.gauss_newton(by_hand)
+    outside, inside = (pb.lissa(mean, 0.1, scale=3.0, depth=20) for mean in (around(pb.averaged(op)), pb.averaged(around(op))))
+    assert_close(outside(PARAMS, {}, batches, V), inside(PARAMS, {}, batches, V))
+    whole = pb.lissa(lambda *arguments: around(pb.averaged(op))(*arguments), 0.1, scale=3.0, depth=20)
+    assert (whole(PARAMS, {}, batches, V)["w"] - inside(PARAMS, {}, batches, V)["w"]).norm() > 1e-3  # another algorithm
+
+
+def test_decorator_that_mixes_samples_does_not_inherit_that_they_are_independent():
+    loss = pb.sample_losses(nn.Linear(3, 2).double(), nn.MSELoss())
+    assert traits_of(loss).independent
+    assert traits_of(partial(loss)).independent
+
+    @wraps(loss)
+    def mixed(*arguments):
+        values = loss(*arguments)
+        return values + values.mean() ** 2
+
+    assert not traits_of(mixed).independent
+    params = {name: torch.randn_like(p) for name, p in nn.Linear(3, 2).double().named_parameters()}
+    batch = torch.randn(4, 3).double(), torch.randn(4, 2).double()
+    rows = torch.func.jacrev(mixed)(params, {}, batch)
+    flat = torch.cat([rows[name].flatten(1) for name in params], 1)
+    assert_close(pb.dense(pb.gauss_newton(mixed))(params, {}, batch), flat.mT @ flat / 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [({"batch_dim": 1.0}, TypeError, "batch_dim"), ({"independent": 1}, TypeError, "independent must be True or False")],
+)
+def test_facts_of_another_kind_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        pb.declared(by_hand, **options)
+
+
+def test_declared_function_keeps_its_products_and_its_at():
+    op = pb.declared(pb.hessian(by_hand), batch_dim=1)
+    batch = torch.randn(3, 2, 2, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
+    assert_close(op.at(PARAMS, {}, batch)(V), op(PARAMS, {}, batch, V))
