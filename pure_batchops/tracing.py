@@ -77,6 +77,11 @@ def log(message: str, *arguments: Any) -> None:
         _LOG.debug(message, *arguments)
 
 
+def refused(route: str, why: str) -> Any:
+    """None: the route is not taken. The reason is logged."""
+    log("%s refused: %s", route, why)
+
+
 def readable(holds: Tensor) -> bool | None:
     """The value of a boolean tensor, or None under vmap and torch.compile, where there is no single value to read."""
     if compiling():

@@ -1,11 +1,13 @@
 """The mean of the outer products of the gradients: pyDVL's Gauss-Newton matrix, the field's empirical Fisher."""
 
+from functools import partial
+
 from pure_batchops import checks
 from pure_batchops.batches import sample_axis
 from pure_batchops.budget import HELD
-from pure_batchops.gradients.routes import sample_gradients
+from pure_batchops.gradients.routes import gradients_of_samples
 from pure_batchops.operations.operation import Multiplication, operation_by
-from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
+from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, SampleLosses, Tree
 
 
 def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None = None) -> Operation:
@@ -40,14 +42,16 @@ def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None
         tensor([2.5000])
     """
     checks.loss(loss)
-    most = checks.whole("held", held, least=0)
+    held = checks.whole("held", held, least=0)
 
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
-        found = sample_gradients(loss, params, buffers, batch, most)
-
-        def product(v: Tree) -> Tree:
-            return found.pull(found.push(v) / len(found.losses))  # v → Jv → JᵀJv / n
-
-        return Multiplication(product, found.together, found.takes_rows)
+        losses, push, pull, _, _, on_rows, _, numbers_at_once = gradients_of_samples(loss, params, buffers, batch, held)
+        product = partial(_product, push, pull, len(losses))
+        product_of_rows = None if on_rows is None else partial(_product, *on_rows, len(losses))
+        return Multiplication(product, product_of_rows, numbers_at_once)
 
     return operation_by(multiplication, chunk_size, sample_axis(loss))
+
+
+def _product(push: LinearMap, pull: LinearMap, n: int, v: Tree) -> Tree:
+    return pull(push(v) / n)  # v → Jv → JᵀJv / n

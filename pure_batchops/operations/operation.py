@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor
 
 from pure_batchops import checks, tracing
 from pure_batchops.budget import NUMBERS_BY_VMAP, fitting
@@ -16,14 +17,14 @@ class Multiplication(NamedTuple):
     """A linear map, and how it is best applied to several vectors.
 
     Attributes:
-        product: v ↦ m v on trees.
-        together: vectors are multiplied together while they hold fewer numbers than this; larger ones one by one.
-        takes_rows: the product is on rows instead, `(K, D) -> (K, D)`, for any K at once.
+        on_trees: v ↦ m v on trees.
+        on_rows: the same on flat rows, `(K, D) -> (K, D)`, for any K at once; None where vmap of `on_trees` serves.
+        numbers_at_once: the most numbers, over all vectors, in one product.
     """
 
-    product: LinearMap
-    together: int = NUMBERS_BY_VMAP
-    takes_rows: bool = False
+    on_trees: LinearMap
+    on_rows: Callable[[Tensor], Tensor] | None = None
+    numbers_at_once: int = NUMBERS_BY_VMAP
 
 
 def batch_operation(
@@ -92,10 +93,10 @@ def operation_by(
         form = vector_form(params, v)
         if tracing.compiling():
             found = multiplication(params, buffers, batch)
-            if form.vectors is None or found.takes_rows:
+            if form.vectors is None or found.on_rows is not None:
                 return _products(found, form, None)
             # torch 2.5 compiles what a transform closes over from outside to zeros: all the work goes inside.
-            inside = Multiplication(lambda row: multiplication(params, buffers, batch).product(row))
+            inside = Multiplication(lambda row: multiplication(params, buffers, batch).on_trees(row))
             return _products(inside, form, chunk or form.vectors)
         if once is not None and form.vectors is None:
             single = once(params, buffers, batch, form.tree())  # None where it cannot
@@ -122,18 +123,18 @@ def _products(
     found: Multiplication, form: Form, chunk: int | None
 ) -> Vector:  # torch 2.5 mixes up names: not "multiplication"
     """The product of each of the vectors, a chunk at a time, in their form."""
-    multiply, together, takes_rows = found
-    if takes_rows:
+    multiply, on_rows, numbers_at_once = found
+    if on_rows is not None:
         rows = form.rows()
-        step = chunk or fitting(rows.shape[1], together)
-        products = multiply(rows) if step >= len(rows) else torch.cat([multiply(part) for part in rows.split(step)])
+        step = chunk or fitting(rows.shape[1], numbers_at_once)
+        products = on_rows(rows) if step >= len(rows) else torch.cat([on_rows(part) for part in rows.split(step)])
         return form.of_rows(products)
     tree = form.tree()
     if form.vectors is None:
         return form.of_tree(multiply(tree))
     if form.vectors == 0:
         return form.of_tree(map_leaves(torch.zeros_like, tree))
-    chunk = chunk or fitting(sum(leaf[0].numel() for leaf in leaves(tree)), together)
+    chunk = chunk or fitting(sum(leaf[0].numel() for leaf in leaves(tree)), numbers_at_once)
     if chunk >= form.vectors > 1:
         return form.of_tree(torch.vmap(multiply)(tree))
     return form.of_trees(_some(multiply, tree, start, chunk) for start in range(0, form.vectors, chunk))
@@ -181,4 +182,5 @@ def _explained(at: Callable[..., Multiplication], *arguments: Any) -> Multiplica
         return call
 
     found: Multiplication = guarded(at)(*arguments)
-    return found._replace(product=guarded(found.product))
+    on_rows = None if found.on_rows is None else guarded(found.on_rows)
+    return found._replace(on_trees=guarded(found.on_trees), on_rows=on_rows)
