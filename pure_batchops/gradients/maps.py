@@ -69,21 +69,16 @@ def of_layers(gradients: LayerGradients, trust: Tensor | float, params: Params) 
         terms += [squared_norms(used, flat[number]) for number, used in records.items()]
         return sum(terms[1:], terms[0]) * trust
 
-    kept = SampleGradients(losses, push, pull, norms, None, None, "by layer", NUMBERS_AT_ONCE)
-    return kept if records else _held(kept, [matrices[number] for number in range(len(flat))], trust, params)
-
-
-def _held(kept: SampleGradients, matrices: list[Tensor], trust: Tensor | float, params: Params) -> SampleGradients:
-    """J as matrices with all their columns. They multiply rows if they have one dtype and device."""
-    rows = partial(_trusted, matrices, trust)
+    if records:
+        return SampleGradients(losses, push, pull, norms, None, None, "by layer", NUMBERS_AT_ONCE)
+    held = [matrices[number] for number in range(len(flat))]
+    rows = partial(_trusted, held, trust)
     if not is_uniform(params):
-        return kept._replace(rows=rows, route="held")
-    # Below a size we join them into one matrix: there, the number of calls matters more than the copy.
-    is_joined = sum(matrix.numel() for matrix in matrices) <= NUMBERS_JOINED
-    blocks = [torch.cat(matrices, 1)] if is_joined else matrices
-    on_rows = RowMaps(partial(_push_rows, blocks, trust, kept.losses.dtype), partial(_pull_rows, blocks))
-    norms = partial(_norms_of_rows, blocks, trust)
-    return kept._replace(squared_norms=norms, rows=rows, on_rows=on_rows, route="held")
+        return SampleGradients(losses, push, pull, norms, rows, None, "held", NUMBERS_AT_ONCE)
+    # Below a size we join the leaves into one matrix: there, the number of calls matters more than the copy.
+    blocks = [torch.cat(held, 1)] if sum(matrix.numel() for matrix in held) <= NUMBERS_JOINED else held
+    on_rows = RowMaps(partial(_push_rows, blocks, trust, losses.dtype), partial(_pull_rows, blocks))
+    return SampleGradients(losses, push, pull, partial(_norms, blocks, trust), rows, on_rows, "held", NUMBERS_AT_ONCE)
 
 
 def _trusted(matrices: list[Tensor], trust: Tensor | float) -> tuple[Tensor, ...]:
@@ -103,5 +98,5 @@ def _pull_rows(blocks: list[Tensor], rows: Tensor) -> Tensor:
     return torch.cat([first, *more], 1) if more else first
 
 
-def _norms_of_rows(blocks: list[Tensor], trust: Tensor | float) -> Tensor:
+def _norms(blocks: list[Tensor], trust: Tensor | float) -> Tensor:
     return torch.stack([wide(block).square().sum(1) for block in blocks]).sum(0) * trust
