@@ -5,8 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from pure_batchops import tracing
-from pure_batchops.batches import length, pair
-from pure_batchops.gradients.single import axis_of, single_samples
+from pure_batchops.gradients.single import axis_of, number_of_samples, single_samples
 from pure_batchops.gradients.taps import LayerGradients, formed_gradients, tappable_weights, tapped_gradients
 from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
@@ -25,7 +24,7 @@ def gradients_by_vmap(
         What `LayerGradients` says; None if more numbers than `held` would be formed, or vmap cannot map the loss.
     """
     axis, flat = axis_of(loss), leaves(params)
-    n = length("batch", pair(batch, axis), axis) if losses is None else len(losses)
+    n = number_of_samples(loss, params, buffers, batch) if losses is None else len(losses)
     loss_of_one, samples = single_samples(loss, params, buffers, batch, n)
     is_small = n * sum(leaf.numel() for leaf in flat) <= held
     if not samples:

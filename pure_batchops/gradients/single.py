@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from pure_batchops.batches import sample_axis, split
-from pure_batchops.trees import rebuilt
+from pure_batchops.losses.checked import checked_losses
+from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
 
@@ -19,6 +20,14 @@ def axis_of(loss: SampleLosses) -> int:
 def is_independent(loss: SampleLosses) -> bool:
     """Whether it is known that no sample's loss depends on another sample."""
     return bool(getattr(loss, "independent", False))
+
+
+def number_of_samples(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch) -> int:
+    """n, from the batch if all its tensors agree along the axis of the samples, else from the losses."""
+    axis = axis_of(loss)
+    tensors = [part for part in leaves(batch) if isinstance(part, Tensor) and -part.dim() <= axis < part.dim()]
+    lengths = {tensor.shape[axis] for tensor in tensors}
+    return lengths.pop() if len(lengths) == 1 else len(checked_losses(loss)(params, buffers, batch))
 
 
 def single_samples(
@@ -35,6 +44,10 @@ def single_samples(
 
 
 def _loss_of_one(
-    loss: SampleLosses, params: Params, buffers: Buffers, alone: Callable[..., Batch], leaves: Any, *sample: Tensor
+    loss: SampleLosses, params: Params, buffers: Buffers, alone: Callable[..., Batch], flat: Any, *sample: Tensor
 ) -> Tensor:
-    return loss(rebuilt(params, leaves), buffers, alone(*sample)).sum()
+    value = loss(rebuilt(params, flat), buffers, alone(*sample))
+    if value.numel() != 1:
+        msg = f"loss must return one number for one sample alone, got the shape {tuple(value.shape)}"
+        raise ValueError(msg)
+    return value.reshape(())
