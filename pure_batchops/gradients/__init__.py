@@ -33,10 +33,10 @@ These messages are stable: tests read them. `pure_batchops.derivatives` has thos
 
 **To add a kind of layer**, touch three files:
 
-1. `gradients/<kind>.py`: a `layer.LayerKind`. Its `read(args, kwargs)` says where input, weight and bias stand. `layer.call_of`
+1. `gradients/<kind>.py`: a `layer.LayerKind`. Its `read(args, kwargs)` says where input, weight and bias are. `layer.call_of`
    does that from the names of the function's arguments, so any position and any keyword will do. Return None for a call that
    the kind does not cover (it has an option that you do not handle). Set `has_rows=False` if axis 0 of the input is not the
-   axis of the samples. Its `outputs(x, weight, options)` computes the layer without its bias, and must be linear in the weight.
+   axis of the samples. Its `outputs(x, weight, options)` computes the layer without its bias; it must be linear in the weight.
    That is enough. The other fields are faster ways to what the package computes from `outputs`: give them if they pay off.
 2. `gradients/kinds.py`: one row, by the function of torch that the layer calls.
 3. `tests/test_kinds.py`: one row of KNOWN, a function that calls the layer with a weight `w` and a bias `b`.
