@@ -8,6 +8,7 @@ from torch import Tensor
 from pure_batchops import checks, tracing
 from pure_batchops.budget import HELD
 from pure_batchops.gradients.routes import gradients_of_samples
+from pure_batchops.trees import parameter_leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
 
@@ -45,6 +46,7 @@ def gradient_norms(loss: SampleLosses, *, sample_chunk_size: int | None = None) 
 
     def norms(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
         tracing.refuse_inference_mode()
+        parameter_leaves(params)
         squares = gradients_of_samples(loss, params, buffers, batch, HELD, sample_chunk_size).squared_norms()
         is_zero = squares == 0  # the square root has no derivative there
         return torch.where(is_zero, 0, torch.where(is_zero, 1, squares).sqrt())

@@ -7,7 +7,7 @@ from torch import Tensor
 from pure_batchops import checks, tracing
 from pure_batchops.budget import UNBOUNDED
 from pure_batchops.gradients.routes import gradients_of_samples
-from pure_batchops.trees import leaves, rebuilt
+from pure_batchops.trees import leaves, parameter_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses, Tree
 
 
@@ -55,6 +55,7 @@ def formed_rows(loss: SampleLosses, params: Params, buffers: Buffers, batch: Bat
         ValueError: if samples depend on each other, or torch.vmap cannot map the loss over them.
     """
     tracing.refuse_inference_mode()
+    parameter_leaves(params)
     gradients = gradients_of_samples(loss, params, buffers, batch, UNBOUNDED)
     if gradients.rows is None:
         gradients.squared_norms()  # raises an error that says which samples depend on others, or what vmap cannot do
