@@ -2,6 +2,7 @@
 
     nn.Module ─functional_state─▶ (params, buffers)              plain dicts of tensors
     nn.Module ─sample_losses────▶ loss(params, buffers, batch) ─▶ (n,)
+    loss ─gradient, sample_gradients, gradient_norms, …─▶ gradients(params, buffers, batch)
     loss ─hessian, gauss_newton, …─▶ op(params, buffers, batch, v) ─▶ product, in the form of v
     model, criterion ─generalized_gauss_newton, monte_carlo_fisher─▶ op(params, buffers, batch, v)
     op ─averaged, resumable──▶ mean_op(params, buffers, batches, v) ─▶ product
@@ -30,6 +31,9 @@ from pure_batchops.estimators.frobenius_norm import frobenius_norm
 from pure_batchops.estimators.linear_operator import linear_operator
 from pure_batchops.estimators.spectral_density import SpectralDensity, spectral_density
 from pure_batchops.estimators.trace import trace
+from pure_batchops.gradients.mean import gradient, value_and_gradient
+from pure_batchops.gradients.norms import gradient_norms
+from pure_batchops.gradients.sample import sample_gradients
 from pure_batchops.influences.influence import influence
 from pure_batchops.influences.perturbation_influence import perturbation_influence
 from pure_batchops.influences.self_influence import self_influence
@@ -56,6 +60,10 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "stack_states",
     "sample_losses",
     "declared",
+    "gradient",
+    "value_and_gradient",
+    "sample_gradients",
+    "gradient_norms",
     "hessian",
     "gauss_newton",
     "inverse_harmonic_mean",

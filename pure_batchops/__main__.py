@@ -104,16 +104,10 @@ def suspicions(model: nn.Module, digits: Digits, methods: Sequence[str] = METHOD
     scores = {}
     for method in progress("influence")(methods):
         scores[f"self-influence, {method}"] = pb.self_influence(inverses(loss)[method], loss)(params, buffers, batches)
-
-    def one_loss(params: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-        return loss(params, buffers, (image[None], label[None]))[0]
-
-    gradients = torch.vmap(torch.func.grad(one_loss), (None, 0, 0))(params, digits.images, digits.given)
-    squares = torch.stack([leaf.flatten(1).square().sum(1) for leaf in gradients.values()])
     return {
         **scores,
         "loss": loss(params, buffers, (digits.images, digits.given)),
-        "gradient norm": squares.sum(0).sqrt(),
+        "gradient norm": pb.gradient_norms(loss)(params, buffers, (digits.images, digits.given)),
     }
 
 

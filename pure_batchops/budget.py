@@ -11,6 +11,9 @@ NUMBERS_AT_ONCE = 2**22
 NUMBERS_BY_VMAP = 2**16
 """Vectors are multiplied together by vmap while they hold at most this many numbers. Beyond it a loop is as fast."""
 
+UNBOUNDED = 2**62
+"""Where gradients must be held, however many numbers they have."""
+
 NUMBERS_JOINED = 2**18
 """Gradients with at most this many numbers are joined in one matrix: there the number of calls matters, not the copy."""
 

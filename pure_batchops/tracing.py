@@ -77,6 +77,11 @@ def log(message: str, *arguments: Any) -> None:
         _LOG.debug(message, *arguments)
 
 
+def refused(route: str, why: str) -> Any:
+    """None: the route is not taken. The reason is logged."""
+    log("%s refused: %s", route, why)
+
+
 def readable(holds: Tensor) -> bool | None:
     """The value of a boolean tensor, or None under vmap and torch.compile, where there is no single value to read."""
     if compiling():
@@ -108,6 +113,8 @@ def raise_or_nan(good: Tensor, values: Tensor, error: Callable[[Tensor], Excepti
 
 def refuse_inference_mode() -> None:
     """Refuse a mode in which derivatives are silently zero: torch.inference_mode, in older versions of torch."""
+    if compiling():  # the compiler cannot read the mode
+        return
     if torch.is_inference_mode_enabled() and float(torch.func.grad(torch.square)(torch.ones(()))) != 2:
         msg = (
             f"products must be taken outside of torch.inference_mode, in which torch {torch.__version__} takes every "

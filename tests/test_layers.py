@@ -1,5 +1,7 @@
 """The gradients of single samples, kept layer by layer: which layers, and that no use of a weight goes unseen."""
 
+import ast
+import logging
 from functools import partial
 
 import pytest
@@ -9,8 +11,6 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from pure_batchops.gradients import routes as sample_gradients
-from pure_batchops.gradients.by_vmap import tapped_gradients
 
 
 class Twice(nn.Module):
@@ -40,16 +40,11 @@ LAYERS = {
 
 
 @pytest.fixture
-def tapped(monkeypatch):
-    """The numbers of the leaves that were tapped, call by call."""
-    seen = []
-
-    def recorded(loss_of_one, leaves, samples, planned):
-        seen.append({number for number, _ in planned})
-        return tapped_gradients(loss_of_one, leaves, samples, planned)
-
-    monkeypatch.setattr(sample_gradients, "tapped_gradients", recorded)
-    return seen
+def tapped(caplog):
+    """When called, the numbers of the leaves that were kept by layer, product by product."""
+    caplog.set_level(logging.DEBUG, "pure_batchops")
+    start = "weights by layer: leaves "
+    return lambda: [set(ast.literal_eval(m.removeprefix(start))) for m in caplog.messages if m.startswith(start)]
 
 
 def head(output, _):
@@ -83,7 +78,7 @@ def agrees(loss, params, buffers, batch, held):
 @pytest.mark.parametrize("joined", [0, 2**18])
 @pytest.mark.parametrize("name", ["linear", "conv2d", "used twice"])
 def test_gradients_held_in_one_matrix_or_leaf_by_leaf_are_the_same(name, joined, monkeypatch):
-    monkeypatch.setattr(sample_gradients, "NUMBERS_JOINED", joined)
+    monkeypatch.setattr("pure_batchops.gradients.maps.NUMBERS_JOINED", joined)
     agrees(*problem(*LAYERS[name]), held=2**22)
 
 
@@ -93,7 +88,7 @@ def test_weights_of_known_layers_are_tapped_and_right(name, tapped):
     weights = {number for number, leaf in enumerate(params.values()) if leaf.dim() > 1}
     rest = sum(leaf.numel() for leaf in params.values() if leaf.dim() == 1)
     agrees(partial(loss), params, buffers, batch, held=max(1, 5 * rest))  # of a partial nothing is known
-    assert tapped == [weights] * 2
+    assert tapped() == [weights] * 2
 
 
 @pytest.mark.parametrize("name", ["linear at few positions", "conv2d", "embedding"])
@@ -105,8 +100,8 @@ def test_over_an_ensemble_by_layer_is_the_loop(name, tapped):
     products = torch.vmap(op, in_dims=(0, 0, None, None))(*states, batch, v)
     for scale, product in zip((1, 2), products, strict=True):
         assert_close(product, op({k: scale * leaf for k, leaf in params.items()}, buffers, batch, v))
-    assert len(tapped) == 3
-    assert all(tapped)
+    assert len(tapped()) == 3
+    assert all(tapped())
 
 
 class Square(torch.autograd.Function):

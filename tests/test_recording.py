@@ -1,5 +1,6 @@
 """Where plain autograd serves, it gives what torch.func gives; where the caller's derivatives need torch.func, that serves."""
 
+import logging
 from functools import partial
 
 import pytest
@@ -10,11 +11,6 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from pure_batchops.derivatives import hessian_products as of_hessian
-from pure_batchops.derivatives import jacobian as of_jacobian
-from pure_batchops.derivatives.plain_autograd import recording, recording_along
-from pure_batchops.gradients import routes as sample_gradients
-from pure_batchops.gradients.one_pass import recorded_layers
 from pure_batchops.models import row_by_row as independence
 from tests.test_layers import LAYERS, agrees, problem
 
@@ -42,26 +38,27 @@ CHAINS = {
 
 
 @pytest.fixture
-def recorded(monkeypatch):
-    """Whether each recording was made, and how many weights were kept as layers."""
-    seen = []
+def said(caplog):
+    """When called with beginnings, the routes that were logged, in order: what follows the beginning."""
+    caplog.set_level(logging.DEBUG, "pure_batchops")
+    return lambda *starts: [m for m in caplog.messages if m.startswith(starts)]
 
-    def spied(*arguments):
-        found = recorded_layers(*arguments)
-        seen.append(None if found is None else len(found.uses))
-        return found
 
-    monkeypatch.setattr(sample_gradients, "recorded_layers", spied)
-    return seen
+@pytest.fixture
+def recorded(said):
+    """When called, whether each single pass was made, and what was kept."""
+    ends = {"gradients of samples: held, by one pass": "held", "gradients of samples: by layer, by one pass": "by layer"}
+    return lambda: [ends.get(message) for message in said(*ends, "one pass refused")]
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_gradients_of_a_chain_are_recorded_and_right(name, recorded):
+def test_gradients_of_a_chain_are_recorded_and_right(name, recorded, said):
     loss, params, buffers, batch = problem(*CHAINS[name])
     for held in (10**6, 1):
         agrees(loss, params, buffers, batch, held=held)
-    weights = sum(leaf.dim() > 1 for leaf in params.values())
-    assert recorded == ([0, 0, weights, weights] if TELLS else [None] * 4)
+    weights = [number for number, leaf in enumerate(params.values()) if leaf.dim() > 1]
+    assert recorded() == (["held", "held", "by layer", "by layer"] if TELLS else [None] * 4)
+    assert said("weights by layer") == [f"weights by layer: leaves {weights}"] * 2
 
 
 NOT_RECORDED = {
@@ -76,7 +73,7 @@ NOT_RECORDED = {
 def test_chain_that_cannot_be_recorded_is_right(name, recorded):
     loss, params, buffers, batch = problem(NOT_RECORDED[name], torch.randn(5, 3))
     agrees(loss, params, buffers, batch, held=10**6)
-    assert recorded == [None, None]
+    assert recorded() == [None, None]
 
 
 @pytest.mark.parametrize("names", [["0.weight"], ["0.bias"], ["2.*"], ["0.bias", "2.weight"]])
@@ -88,31 +85,16 @@ def test_frozen_parts_of_layers_stay_out(names):
 
 
 @pytest.fixture
-def made(monkeypatch):
-    """Whether each Hessian was recorded."""
-    seen = []
-
-    def spied(function, params):
-        found = recording(function, params)
-        seen.append(found is not None)
-        return found
-
-    monkeypatch.setattr(of_hessian, "recording", spied)
-    return seen
+def made(said):
+    """When called, whether each Hessian was recorded."""
+    return lambda: [message == "hessian: plain autograd" for message in said("hessian: ")]
 
 
 @pytest.fixture
-def along(monkeypatch):
-    """Whether each single product of a chain was taken along v."""
-    seen = []
-
-    def spied(*arguments):
-        found = recording_along(*arguments)
-        seen.append(found is not None)
-        return found
-
-    monkeypatch.setattr(of_jacobian, "recording_along", spied)
-    return seen
+def along(said):
+    """When called, whether each single product of a chain was taken along v."""
+    ways = ("jacobian: forward mode of plain autograd", "forward mode refused")
+    return lambda: [message == ways[0] for message in said(*ways)]
 
 
 def losses(params, buffers, batch):
@@ -146,13 +128,13 @@ def test_hessian_is_recorded_where_nothing_looks_on(made):
     v = torch.randn(3, dtype=torch.float64)
     op = pb.hessian(losses)
     product = op(params, buffers, batch, v)
-    assert made == [TELLS]
+    assert made() == [TELLS]
     assert not product.requires_grad
     assert_close(torch.vmap(op, (None, None, None, 0))(params, buffers, batch, v[None])[0], product)
-    assert made == [TELLS, False]
+    assert made() == [TELLS, False]
     with torch.no_grad():
         assert_close(op(params, buffers, batch, v), product)
-    assert made == [TELLS, False, TELLS]
+    assert made() == [TELLS, False, TELLS]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -261,7 +243,7 @@ def test_single_product_of_a_chain_is_taken_along_v_in_one_pass_and_right(name, 
     tree = {key: torch.randn_like(leaf) for key, leaf in point[0].items()}
     assert_close(op(*point, tree), op.at(*point)(tree))
     assert_close(op(*point, point[0]), op.at(*point)(point[0]))
-    assert along == [] if any(isinstance(part, nn.Embedding) for part in CHAINS[name][0].modules()) else [TELLS] * 3
+    assert along() == [] if any(isinstance(part, nn.Embedding) for part in CHAINS[name][0].modules()) else [TELLS] * 3
 
 
 OF_CHANNELS = [nn.GroupNorm(2, 4), nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.LayerNorm(4)]
@@ -291,7 +273,7 @@ def test_every_module_of_a_chain_is_right_along_v_and_by_layer(kind, along):
     assert independence.is_row_by_row(model)
     v = torch.randn(sum(leaf.numel() for leaf in point[0].values()), dtype=torch.float64)
     assert_close(op(*point, v), op.at(*point)(v))
-    assert along == ([] if kind is nn.Embedding else [TELLS])
+    assert along() == ([] if kind is nn.Embedding else [TELLS])
     loss = pb.sample_losses(model, nn.MSELoss())
     assert_close(pb.gauss_newton(loss)(*point, v), pb.gauss_newton(loss, held=0)(*point, v))
 
@@ -314,7 +296,7 @@ def test_module_that_stops_gradients_is_not_taken_along_v(along):
     op, *point = curved(nn.Sequential(nn.Linear(3, 4), Stops(), nn.Linear(4, 2)), torch.randn(5, 3))
     v = torch.randn(26, dtype=torch.float64)
     assert_close(op(*point, v), op.at(*point)(v))
-    assert along == []
+    assert along() == []
 
 
 @pytest.mark.parametrize("what", ["params", "batch", "v"])
@@ -338,7 +320,7 @@ def test_single_product_of_a_chain_has_the_derivatives_that_the_caller_asks_for(
         product = number(leaf)
     assert not product.requires_grad
     assert_close(product, number(arguments[what]))
-    assert not any(along[:-2])
+    assert not any(along()[:-2])
 
 
 def test_without_torch_telling_of_its_transforms_products_are_the_same(monkeypatch, made):
@@ -347,14 +329,15 @@ def test_without_torch_telling_of_its_transforms_products_are_the_same(monkeypat
     right = pb.hessian(losses)(params, buffers, batch, v)
     monkeypatch.setattr("pure_batchops.torch_privates.transforms", lambda: None)
     assert_close(pb.hessian(losses)(params, buffers, batch, v), right)
-    assert made == [TELLS, False]
+    assert made() == [TELLS, False]
 
 
-def test_loss_in_other_layers_than_torchs_modules_is_not_taken_for_a_chain(recorded):
+def test_loss_in_other_layers_than_torchs_modules_is_not_taken_for_a_chain(recorded, said):
     def forward(params, buffers, x):
         return F.linear(x - x.mean(0), params["w"])
 
     loss = pb.sample_losses(forward, nn.MSELoss())
     point = {"w": torch.randn(2, 3)}, {}, (torch.randn(4, 3), torch.randn(4, 2))
     assert_close(pb.gauss_newton(loss)(*point, torch.ones(6)), pb.gauss_newton(loss, held=0)(*point, torch.ones(6)))
-    assert recorded == []
+    assert recorded() == [None]
+    assert said("one pass refused") == ["one pass refused: the loss does not declare that its samples are independent"]

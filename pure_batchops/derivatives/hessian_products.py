@@ -8,24 +8,28 @@ import torch
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp
 
-from pure_batchops.derivatives.plain_autograd import alone_or, recorded_pull, recording
+from pure_batchops import tracing
+from pure_batchops.derivatives.plain_autograd import plain_unless_traced, recorded_pull, recording
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
 
 def hessian_of(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
     """V ↦ ∇²f(params) v, reverse over reverse."""
-    found = recording(function, params)
-    if found is None:
+    recorded = recording(function, params)
+    if recorded is None:
         return _transformed(function, params)
+    tracing.log("hessian: plain autograd")
+    value, inputs = recorded
     with torch.enable_grad():
-        gradient = recorded_pull([found.value], found.inputs, [torch.ones_like(found.value)], record=True)
-    return alone_or(
-        lambda v: rebuilt(params, recorded_pull(gradient, found.inputs, leaves(v))), partial(_transformed, function, params)
+        gradient = recorded_pull([value], inputs, [torch.ones_like(value)], record=True)
+    return plain_unless_traced(
+        lambda v: rebuilt(params, recorded_pull(gradient, inputs, leaves(v))), partial(_transformed, function, params)
     )
 
 
 def _transformed(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
+    tracing.log("hessian: torch.func")
     _, pullback = vjp(grad(function), params)
     return lambda v: pullback(v)[0]
 
@@ -44,12 +48,12 @@ def _reverse_over_forward(function: Callable[[Params], Tensor], params: Params) 
 
 def _finite_difference(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
     gradient = grad(function)
-    precision = max(torch.finfo(leaf.dtype).eps for leaf in leaves(params))
-    reach = precision ** (1 / 3) * (1 + _norm(params))
+    epsilon = max(torch.finfo(leaf.dtype).eps for leaf in leaves(params))
+    distance = epsilon ** (1 / 3) * (1 + _norm(params))
 
     def product(v: Tree) -> Tree:
         size = _norm(v)
-        step = reach / torch.where(size > 0, size, 1)
+        step = distance / torch.where(size > 0, size, 1)
         ahead, behind = (
             gradient(map_leaves(lambda p, d, sign=sign: p + (sign * step).to(p.dtype) * d, params, v)) for sign in (1, -1)
         )

@@ -1,9 +1,9 @@
 """The Jacobian of a function of params as two linear maps, J and Jᵀ, by reverse mode alone.
 
-As u ↦ Jᵀu is linear, its own pullback is v ↦ Jv. Forward mode would have gaps (fused attention, LSTM, some losses),
-is slow in eager mode for cross-entropy, and its zero tensors have no storage, which compiled code does not know.
+The map u ↦ Jᵀ u is linear, so v ↦ J v is its own pullback. Forward mode has gaps (fused attention, LSTM, some losses), is slow
+in eager mode for cross-entropy, and makes zero tensors without storage, which compiled code cannot read.
 
-The functions given are `partial`s: torch 2.5 cannot compile closures of a function that returns before they are called.
+The functions given are `partial`s (rule C1 of `tracing`).
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import torch
 from torch.func import vjp
 
 from pure_batchops import tracing
-from pure_batchops.derivatives.plain_autograd import alone_or, recorded_pull, recording, recording_along
+from pure_batchops.derivatives.plain_autograd import plain_unless_traced, recorded_pull, recording, recording_along
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
@@ -28,20 +28,21 @@ class Jacobian(NamedTuple):
 
 def jacobian(function: Callable[[Params], Tree], params: Params) -> Jacobian:
     """The Jacobian of a function at params, never formed."""
-    found = recording(function, params)
-    if found is None:
+    recorded = recording(function, params)
+    if recorded is None:
         return _transformed(function, params)
-    value, inputs = leaves(found.value), found.inputs
-    start = [torch.ones_like(leaf).requires_grad_() for leaf in value]  # some derivatives are not linear at zero in torch
+    tracing.log("jacobian: plain autograd")
+    value, inputs = leaves(recorded.value), recorded.inputs
+    ones = [torch.ones_like(leaf).requires_grad_() for leaf in value]  # in torch, some derivatives are not linear at zero
     with torch.enable_grad():
-        pulled = recorded_pull(value, inputs, start, record=True)
+        pulled = recorded_pull(value, inputs, ones, record=True)
     return Jacobian(
-        rebuilt(found.value, [leaf.detach() for leaf in value]),
-        alone_or(
-            lambda v: rebuilt(found.value, recorded_pull(pulled, start, leaves(v))),
+        rebuilt(recorded.value, [leaf.detach() for leaf in value]),
+        plain_unless_traced(
+            lambda v: rebuilt(recorded.value, recorded_pull(pulled, ones, leaves(v))),
             lambda: _transformed(function, params).push,
         ),
-        alone_or(
+        plain_unless_traced(
             lambda u: rebuilt(params, recorded_pull(value, inputs, leaves(u))), lambda: _transformed(function, params).pull
         ),
     )
@@ -51,12 +52,13 @@ def jacobian_along(function: Callable[[Params], Tree], params: Params, v: Tree) 
     """The value, J v by forward mode, and u ↦ Jᵀ u: cheaper than `jacobian` for a single v, not for several.
 
     Returns:
-        The three; None where `recording_along` is.
+        The three; None where `recording_along` gives None.
     """
-    found = recording_along(function, params, v)
-    if found is None:
+    recorded_along = recording_along(function, params, v)
+    if recorded_along is None:
         return None
-    (value, inputs), along = found
+    tracing.log("jacobian: forward mode of plain autograd")
+    (value, inputs), along = recorded_along
     outputs = leaves(value)
 
     def pull(u: Tree) -> Tree:
@@ -66,10 +68,11 @@ def jacobian_along(function: Callable[[Params], Tree], params: Params, v: Tree) 
 
 
 def _transformed(function: Callable[[Params], Tree], params: Params) -> Jacobian:
+    tracing.log("jacobian: torch.func")
     value, pullback = vjp(function, params)
 
     def pull(u: Tree) -> Tree:
-        # torch 2.5 cannot compile a pullback within another transform; anew, the compiler merges it with the first.
+        # torch 2.5 cannot compile a pullback inside another transform, so we recompute it; the compiler merges the two.
         return (vjp(function, params)[1] if tracing.compiling() else pullback)(u)[0]
 
     _, pushforward = vjp(pull, map_leaves(torch.ones_like, value))

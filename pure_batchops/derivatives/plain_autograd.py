@@ -1,7 +1,7 @@
-"""The same derivatives by plain autograd, at half the cost of torch.func's where models are small.
+"""The same derivatives by plain autograd, at half the cost of torch.func where models are small.
 
-It serves where nothing else looks on: no transform of torch.func, no compiler, no autograd of the caller. Elsewhere, there
-is no recording, and the transforms of torch.func, which nest, are taken.
+Used only when no transform of torch.func, no compiler, no forward mode and no autograd of the caller is active. Otherwise we
+use torch.func, whose transforms nest.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pure_batchops.tracing import is_traced_by_vmap_alone, is_untraced, requires_grad
+from pure_batchops import tracing
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
@@ -24,51 +24,51 @@ class Recording(NamedTuple):
 
 
 def recording(function: Callable[[Params], Tree], params: Params) -> Recording | None:
-    """The function at params, recorded; None where something else looks on."""
-    if not is_untraced(params):
-        return None
+    """The function at params, recorded; None where plain autograd may not serve."""
+    if not tracing.is_untraced(params):
+        return tracing.refused("plain autograd", "something else traces the call")
     inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
     with torch.enable_grad():
         value = function(rebuilt(params, inputs))
     outputs = leaves(value)
-    if not all(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in outputs):
-        return None
-    return None if has_others(outputs, inputs) else Recording(value, inputs)
+    reason = _reason(outputs) or _reason_of_others(outputs, inputs)
+    return tracing.refused("plain autograd", reason) if reason else Recording(value, inputs)
 
 
 def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree) -> tuple[Recording, list[Tensor]] | None:
     """The function at params, recorded, and its derivative along v by forward mode, in the same pass.
 
-    Forward mode goes on inside of torch.no_grad, where reverse mode stops: it is for functions that are known to
-    be right in it.
+    Forward mode ignores torch.no_grad, where reverse mode stops. Use this only for functions that are right in forward mode.
 
     Returns:
-        The recording and the leaves of J v; None where something else looks on, or forward mode has a gap.
+        The recording and the leaves of J v; None where plain autograd may not serve, or forward mode fails.
     """
-    if not is_untraced(params) or requires_grad(v):
-        return None
+    if not tracing.is_untraced(params) or tracing.requires_grad(v):
+        return tracing.refused("forward mode", "something else traces the call")
     inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
     with torch.enable_grad(), forward_ad.dual_level():
         duals = [forward_ad.make_dual(leaf, along.detach()) for leaf, along in zip(inputs, leaves(v), strict=True)]
         try:
             value = function(rebuilt(params, duals))
-        except RuntimeError:  # one of the function's own will come again in reverse mode
-            return None
+        except RuntimeError as error:  # reverse mode raises the function's own errors again
+            return tracing.refused("forward mode", str(error))
         outputs = leaves(value)
-        if not all(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in outputs):
-            return None
+        reason = _reason(outputs)
+        if reason:
+            return tracing.refused("forward mode", reason)
         parts = [forward_ad.unpack_dual(leaf) for leaf in outputs]
         along = [torch.zeros_like(leaf) if tangent is None else tangent.detach() for leaf, tangent in parts]
     primals = [leaf for leaf, _ in parts]
-    return None if has_others(primals, inputs) else (Recording(rebuilt(value, primals), inputs), along)
+    reason = _reason_of_others(primals, inputs)
+    return tracing.refused("forward mode", reason) if reason else (Recording(rebuilt(value, primals), inputs), along)
 
 
 def recorded_pull(outputs: list[Tensor], inputs: list[Tensor], u: list[Any], *, record: bool = False) -> list[Any]:
-    """Jᵀ u for the Jacobian J of outputs by inputs, recorded in turn if it is to be differentiated."""
+    """Jᵀ u, J the Jacobian of outputs by inputs; itself recorded if it is to be differentiated."""
     pairs = [(output, leaf) for output, leaf in zip(outputs, u, strict=True) if output.requires_grad]
     if not pairs:
         return [torch.zeros_like(leaf) for leaf in inputs]
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         [output for output, _ in pairs],
         inputs,
         [leaf for _, leaf in pairs],
@@ -76,20 +76,20 @@ def recorded_pull(outputs: list[Tensor], inputs: list[Tensor], u: list[Any], *, 
         create_graph=record,
         allow_unused=True,
     )
-    return [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(found, inputs, strict=True)]
+    return [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(gradients, inputs, strict=True)]
 
 
-def alone_or(recorded: LinearMap, transformed: Callable[[], LinearMap]) -> LinearMap:
-    """The recorded map; where a vector is watched by more than vmap, the map by torch.func, which is then made."""
+def plain_unless_traced(recorded: LinearMap, transformed: Callable[[], LinearMap]) -> LinearMap:
+    """The recorded map, unless v is traced by anything but vmap. In that case `transformed` builds the map of torch.func."""
 
     def multiply(v: Tree) -> Tree:
-        return recorded(v) if is_traced_by_vmap_alone(v) else transformed()(v)
+        return recorded(v) if tracing.is_traced_by_vmap_alone(v) else transformed()(v)
 
     return multiply
 
 
-def has_others(outputs: list[Tensor], inputs: list[Tensor]) -> bool:
-    """Whether outputs depend on other leaves of autograd than inputs: what the caller may want to differentiate by."""
+def depends_on_other_leaves(outputs: list[Tensor], inputs: list[Tensor]) -> bool:
+    """Whether outputs depend on leaves of autograd other than inputs: the caller may want to differentiate by those."""
     if not torch.is_grad_enabled():
         return False
     own = {id(leaf) for leaf in inputs}
@@ -105,3 +105,13 @@ def has_others(outputs: list[Tensor], inputs: list[Tensor]) -> bool:
         seen |= new
         nodes += new
     return False
+
+
+def _reason(outputs: list[Any]) -> str:
+    are_numbers = all(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in outputs)
+    return "" if are_numbers else "an output is no floating-point tensor"
+
+
+def _reason_of_others(outputs: list[Tensor], inputs: list[Tensor]) -> str:
+    others = depends_on_other_leaves(outputs, inputs)
+    return "the caller differentiates by something that the function reads" if others else ""

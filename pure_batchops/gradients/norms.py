@@ -1,72 +1,54 @@
-"""The squared norms of the gradients of single samples, a chunk of samples at a time."""
+"""The norms of the gradients of the samples of a batch."""
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
-from pure_batchops import tracing
-from pure_batchops.batches import split
-from pure_batchops.budget import chunk_of
-from pure_batchops.traits import traits_of
-from pure_batchops.trees import leaves
+from pure_batchops import checks, tracing
+from pure_batchops.budget import HELD
+from pure_batchops.gradients.routes import gradients_of_samples
+from pure_batchops.trees import parameter_leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
 
-def squared_gradient_norms(
-    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, losses: Tensor, chunk_size: int | None
-) -> Tensor:
-    """‖∇ℓᵢ‖² for each sample, `(n,)`, never holding more than a chunk of gradients.
+def gradient_norms(loss: SampleLosses, *, sample_chunk_size: int | None = None) -> Callable[[Params, Buffers, Batch], Tensor]:
+    """The norm of the gradient of each sample's loss, ‖∇ℓᵢ‖ for i = 1 … n.
 
-    The tensors of the batch that have n samples along `loss.batch_dim` (0 for a loss that says nothing) are split into
-    samples; whatever else the batch holds is shared by all.
+    Gradients with at most 2²² numbers are formed. Of larger ones, those of linear, convolutional and embedding layers are
+    never formed; where this is not possible, a chunk of samples has its gradients formed at a time.
+
+    Args:
+        loss: `(params, buffers, batch) -> (n,)`; samples must not depend on each other.
+        sample_chunk_size: how many gradients are formed at once; layers are then not used. By default layers are used where
+            possible, and otherwise as many as have 2²² numbers. The norms do not depend on it.
 
     Returns:
-        A tensor of shape `(n,)`, in at least single precision.
+        `norms(params, buffers, batch) -> (n,)`, not negative, in at least single precision. It is a pure function, which may
+        be differentiated (the derivative of a norm that is zero is zero) and vmapped.
 
     Raises:
-        ValueError: if a sample has another loss alone than in its batch. Where no number can be read (under vmap and
-            torch.compile) its norm is not a number instead.
+        TypeError: if loss is no function, or sample_chunk_size no whole number.
+        ValueError: if sample_chunk_size is not positive. The function raises it for a loss that returns no `(n,)` or mixes
+            samples. Where no number can be read (under vmap and torch.compile), norms of samples that depend on others are
+            NaN instead.
+
+    Examples:
+        The gradient of ½ (w − xᵢ)² is w − xᵢ:
+
+        >>> loss = lambda params, buffers, x: (params["w"] - x).square() / 2
+        >>> gradient_norms(loss)({"w": torch.tensor(3.0)}, {}, torch.tensor([1.0, 2.0, 5.0]))
+        tensor([2., 1., 2.])
     """
-    n, axis = len(losses), traits_of(loss).batch_dim
-    alone, samples = split(batch, n, axis)
+    checks.loss(loss)
+    if sample_chunk_size is not None:
+        sample_chunk_size = checks.whole("sample_chunk_size", sample_chunk_size)
 
-    def of_one(*sample: Tensor) -> Any:  # ‖∇ℓ‖², ℓ; torch 2.5 cannot trace an annotation in brackets
-        gradient, value = grad_and_value(lambda p: loss(p, buffers, alone(*sample)).sum())(params)
-        return _squared_norm(gradient), value
+    def norms(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
+        tracing.refuse_inference_mode()
+        parameter_leaves(params)
+        squares = gradients_of_samples(loss, params, buffers, batch, HELD, sample_chunk_size).squared_norms()
+        is_zero = squares == 0  # the square root has no derivative there
+        return torch.where(is_zero, 0, torch.where(is_zero, 1, squares).sqrt())
 
-    if not samples:
-        msg = f"batch must hold a tensor with {n} samples along axis {axis}, as many as there are losses"
-        raise ValueError(msg)
-    norms, values = torch.vmap(of_one, chunk_size=chunk_size or chunk_of(n, sum(leaf.numel() for leaf in leaves(params))))(
-        *samples
-    )
-    return _refuse_mixed(norms, values, losses)
-
-
-def _squared_norm(gradient: Any) -> Tensor:
-    """In at least single precision: squares of half-precision numbers overflow."""
-    wide = [leaf.to(torch.promote_types(leaf.dtype, torch.float32)).reshape(-1) for leaf in leaves(gradient)]
-    return torch.stack([torch.dot(leaf, leaf) for leaf in wide]).sum()  # squares would be one more copy of all
-
-
-def _refuse_mixed(norms: Tensor, alone: Tensor, losses: Tensor) -> Tensor:
-    same = same_losses(alone, losses)
-    if tracing.readable(same.all()) is False:
-        worst = int((alone - losses).abs().argmax())
-        msg = (
-            f"loss must give a sample the same value alone as in its batch: sample {worst} has "
-            f"{float(losses[worst]):.6g} in the batch and {float(alone[worst]):.6g} alone; samples must not depend on "
-            "each other (a mean over the batch inside the loss?)"
-        )
-        raise ValueError(msg)
-    return torch.where(same, norms, torch.nan)
-
-
-def same_losses(alone: Tensor, losses: Tensor) -> Tensor:
-    """Which samples have the same loss alone as in their batch, but for rounding."""
-    # Rounding differs between one sample and many; a loss that mixes samples is off by a factor, not by rounding.
-    tolerance = torch.finfo(losses.dtype).eps ** (1 / 3)
-    same = (alone - losses).abs() <= tolerance * (1 + losses.abs())
-    return same | ~torch.isfinite(losses)  # what is not finite speaks for itself
+    return norms

@@ -1,27 +1,29 @@
-"""The gradients of single samples from one pass over the batch, of a loss that is known to keep its samples apart.
+"""The gradients of samples from one pass of plain autograd over the batch, for a loss that keeps its samples apart.
 
-Then the gradient at the output of a layer, of the sum of all losses, is that of each sample in its own row. The pass takes
-no gradient of a weight at all.
+For such a loss, row i of the gradient of the summed loss at a layer's output belongs to sample i alone. The pass takes no
+gradient of a weight at all.
 """
 
-from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pure_batchops.derivatives.plain_autograd import has_others
-from pure_batchops.gradients.by_vmap import Calls, Tapped
-from pure_batchops.gradients.kinds import Layer, Use, bias_gradients, is_of_one_image, layer_of, weight_gradients
+from pure_batchops import tracing
+from pure_batchops.derivatives.plain_autograd import depends_on_other_leaves
+from pure_batchops.gradients.calls import FunctionCalls, holds_tensor, parameter_use
+from pure_batchops.gradients.layer import LayerKind, LayerRecord, Options, bias_gradients, weight_gradients
+from pure_batchops.gradients.taps import LayerGradients, like_input
 from pure_batchops.losses.checked import checked_losses
 from pure_batchops.torch_privates import version
-from pure_batchops.tracing import is_untraced
-from pure_batchops.trees import leaves, rebuilt, tree_flatten
+from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
 
-class _Call(NamedTuple):
-    layer: Layer
+class _Recorded(NamedTuple):
+    kind: LayerKind
+    options: Options
     weight: int
     bias: int | None
     x: Tensor
@@ -29,75 +31,90 @@ class _Call(NamedTuple):
     versions: tuple[int, int]
 
 
-def recorded_layers(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, held: int) -> Tapped | None:
-    """The gradients of all samples: formed if they have at most `held` numbers, else those of weights as uses of layers.
+def gradients_by_one_pass(
+    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, held: int
+) -> LayerGradients | None:
+    """The gradients of all samples: formed if they have at most `held` numbers, else those of weights by layer.
 
     Returns:
-        What `Tapped` says; None if a parameter is no weight or bias of a layer, or something else looks on.
+        What `LayerGradients` says; None if a parameter is used outside of known layers, or plain autograd may not serve.
     """
-    if not is_untraced(params):
-        return None
-    flat = [leaf.detach() for leaf in leaves(params)]  # objects that nothing else is
-    numbers = {id(leaf): number for number, leaf in enumerate(flat)}
-    calls: list[_Call] = []
-    others: list[Any] = []
-
-    def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = function(*args, **kwargs)
-        if is_of_one_image(function, args):
-            others.append(function)
-        touched = [numbers[id(part)] for part in _parts((*args, *kwargs.values())) if id(part) in numbers]
-        if not touched or not any(isinstance(part, Tensor) for part in _parts((output,))):  # a shape or a dtype
-            return output
-        found = layer_of(function, args, kwargs)
-        bias = args[2] if len(args) > 2 else kwargs.get("bias")
-        if found is None or touched != [numbers[id(part)] for part in (found[2], bias) if id(part) in numbers]:
-            others.append(function)
-            return output
-        layer, x, weight = found
-        if id(weight) not in numbers:  # a frozen weight of a bias that is not
-            others.append(function)
-            return output
-        is_first = not output.requires_grad
-        output = output.detach().requires_grad_() if is_first else output
-        calls.append(_Call(layer, numbers[id(weight)], numbers.get(id(bias)), x, output, (version(x), version(output))))
-        return output.clone() if is_first else output  # a leaf of autograd cannot be changed in place
-
-    with torch.enable_grad(), Calls(handle):
+    if not tracing.is_untraced(params):
+        return tracing.refused("one pass", "something else traces the products")
+    flat = [leaf.detach() for leaf in leaves(params)]  # fresh objects, so that their ids are unique
+    calls: list[_Recorded] = []
+    reasons: list[str] = []
+    handle = partial(_recorded, {id(leaf): number for number, leaf in enumerate(flat)}, calls, reasons)
+    with torch.enable_grad(), FunctionCalls(handle):
         losses = checked_losses(loss)(rebuilt(params, flat), buffers, batch)
-    used = {number for call in calls for number in (call.weight, call.bias)}
-    if others or not losses.requires_grad or not used.issuperset(numbers.values()) or not _intact(calls, losses):
-        return None
+    reasons += _reasons(calls, losses, len(flat))
+    if reasons:
+        return tracing.refused("one pass", reasons[0])
     deltas = torch.autograd.grad(losses.sum(), [call.output for call in calls])
-    return _tapped(calls, deltas, flat, losses.detach(), held)
+    return _layer_gradients(calls, deltas, flat, losses.detach(), held)
 
 
-def _parts(arguments: Iterable[Any]) -> Iterator[Any]:
-    """The leaves of arguments; most are leaves, for which torch's way of finding that out is slow."""
-    for argument in arguments:
-        is_leaf = isinstance(argument, torch.Size) or not isinstance(argument, (tuple, list, dict))
-        yield from (argument,) if is_leaf else tree_flatten(argument)[0]
+def _recorded(
+    numbers: dict[int, int],
+    calls: list[_Recorded],
+    reasons: list[str],
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """The output of a call. The call is added to `calls`, or a reason against it to `reasons`."""
+    output = function(*args, **kwargs)
+    use = parameter_use(numbers, function, args, kwargs)
+    if use.call is not None and not use.call.has_rows:
+        reasons.append("a layer has no axis of samples")
+    if (use.weight is None and use.bias is None and not use.others) or not holds_tensor(output):
+        return output
+    if use.kind is None or use.call is None or use.weight is None or use.others:
+        reasons.append(f"{getattr(function, '__name__', function)} uses a parameter, not as the weight of a known layer")
+        return output
+    is_first = not output.requires_grad
+    output = output.detach().requires_grad_() if is_first else output
+    versions = version(use.call.x), version(output)
+    calls.append(_Recorded(use.kind, use.call.options, use.weight, use.bias, use.call.x, output, versions))
+    return output.clone() if is_first else output  # a leaf of autograd cannot be changed in place
 
 
-def _intact(calls: list[_Call], losses: Tensor) -> bool:
-    """Whether each row is of one sample, nothing was changed in place, and the caller has no gradient in it."""
-    same = all(call.versions == (version(call.x), version(call.output)) for call in calls)
-    rows = all(call.x.dim() > 0 and call.output.dim() > 1 and len(call.x) == len(call.output) == len(losses) for call in calls)
-    return same and rows and not has_others([losses], [call.output for call in calls if call.output.is_leaf])
+def _reasons(calls: list[_Recorded], losses: Tensor, leaves: int) -> list[str]:
+    """What speaks against the pass as a whole: each row must belong to one sample, as it was when the layer saw it."""
+    weights, biases = {call.weight for call in calls}, {call.bias for call in calls}
+    first = [call.output for call in calls if call.output.is_leaf]
+    found = {
+        "a parameter is not used": not (weights | biases).issuperset(range(leaves)),
+        "a parameter is both a weight and a bias": bool(weights & biases),
+        "the losses depend on no layer": not losses.requires_grad,
+        "a layer has other rows than one for each sample": not all(_has_rows(call, len(losses)) for call in calls),
+        "a tensor was changed in place": any(call.versions != (version(call.x), version(call.output)) for call in calls),
+    }
+    reasons = [reason for reason, holds in found.items() if holds]
+    if not reasons and depends_on_other_leaves([losses], first):
+        return ["the caller differentiates by something that the loss reads"]
+    return reasons
 
 
-def _tapped(calls: list[_Call], deltas: tuple[Tensor, ...], flat: list[Tensor], losses: Tensor, held: int) -> Tapped:
-    uses: dict[int, list[Use]] = {}
+def _has_rows(call: _Recorded, n: int) -> bool:
+    return call.x.dim() > 0 and call.output.dim() > 1 and len(call.x) == len(call.output) == n
+
+
+def _layer_gradients(
+    calls: list[_Recorded], deltas: tuple[Tensor, ...], flat: list[Tensor], losses: Tensor, held: int
+) -> LayerGradients:
+    records: dict[int, list[LayerRecord]] = {}
     gradients: dict[int, Tensor] = {}
     for call, delta in zip(calls, deltas, strict=True):
-        use = Use(call.layer, call.x.detach(), delta.to(call.x.dtype) if call.x.is_floating_point() else delta)
-        uses.setdefault(call.weight, []).append(use)
+        x = call.x.detach().unsqueeze(1)  # each row is a sample with a batch axis of length one
+        record = LayerRecord(call.kind, call.options, x, like_input(delta.unsqueeze(1), x))
+        records.setdefault(call.weight, []).append(record)
         if call.bias is not None:
-            part = bias_gradients(use, flat[call.bias])
+            part = bias_gradients(record, flat[call.bias])
             gradients[call.bias] = gradients[call.bias] + part if call.bias in gradients else part
     if len(losses) * sum(leaf.numel() for leaf in flat) <= held:
-        for number, of_weight in uses.items():
-            first, *more = (weight_gradients(use, flat[number]) for use in of_weight)
+        for number, of_weight in records.items():
+            first, *more = (weight_gradients(record, flat[number]) for record in of_weight)
             gradients[number] = sum(more, first)
-        uses = {}
-    return Tapped(losses, uses, gradients, None)
+        records = {}
+    return LayerGradients(losses, records, gradients, None)

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.batches import chunks, in_one_order
-from pure_batchops.budget import HELD, fitting
-from pure_batchops.gradients.routes import SampleGradients, sample_gradients
+from pure_batchops.budget import fitting
+from pure_batchops.gradients.maps import SampleGradients
+from pure_batchops.gradients.routes import gradients_of_samples
+from pure_batchops.gradients.sample import formed_rows
 from pure_batchops.operations.operation import at_point
 from pure_batchops.solvers.rows import width
 from pure_batchops.traits import traits_of
@@ -47,19 +49,22 @@ def tree_of(params: Params, row: Tensor) -> Tree:
 def gradients_of_batches(
     loss: SampleLosses, params: Params, buffers: Buffers, batches: Iterable[Batch]
 ) -> Iterator[SampleGradients]:
-    """The gradients of the samples of each batch, held or layer by layer."""
+    """The gradients of the samples of each batch, held, by layer or unformed."""
     for batch in batches:
-        yield sample_gradients(loss, params, buffers, move(batch, device_of(params)), HELD)
+        yield gradients_of_samples(loss, params, buffers, move(batch, device_of(params)))
 
 
-def pushed(found: SampleGradients, params: Params, rows: Tensor) -> Tensor:
+def pushed(gradients: SampleGradients, params: Params, rows: Tensor) -> Tensor:
     """J v for each row v, `(K, n)`."""
-    if found.takes_rows:
-        return found.push(rows)
-    return torch.stack([found.push(tree_of(params, row)) for row in rows])
+    if gradients.on_rows is not None:
+        return gradients.on_rows.push(rows)
+    chunk = fitting(rows.shape[1], gradients.numbers_at_once)
+    return torch.vmap(lambda row: gradients.push(tree_of(params, row)), chunk_size=chunk)(rows)
 
 
-def gradient_rows(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, chunk: int | None) -> Iterator[Tensor]:
+def gradient_rows(
+    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, chunk_size: int | None
+) -> Iterator[Tensor]:
     """The gradients of the samples of a batch, a chunk at a time.
 
     Yields:
@@ -68,10 +73,5 @@ def gradient_rows(loss: SampleLosses, params: Params, buffers: Buffers, batch: B
     Raises:
         ValueError: if samples depend on each other, or torch.vmap cannot map the loss over them.
     """
-    for part in chunks(batch, chunk or fitting(width(params)), traits_of(loss).batch_dim):
-        found = sample_gradients(loss, params, buffers, part, held=2**62)
-        if not found.takes_rows:
-            found.squared_norms()  # which says how samples depend on each other
-            msg = "loss must be one that torch.vmap can map over samples, to have a gradient of each"
-            raise ValueError(msg)
-        yield found.pull(torch.eye(len(found.losses), device=found.losses.device).to(found.losses.dtype))
+    for part in chunks(batch, chunk_size or fitting(width(params)), traits_of(loss).batch_dim):
+        yield torch.cat(formed_rows(loss, params, buffers, part), 1)

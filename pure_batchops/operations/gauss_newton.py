@@ -1,12 +1,14 @@
 """The mean of the outer products of the gradients: pyDVL's Gauss-Newton matrix, the field's empirical Fisher."""
 
+from functools import partial
+
 from pure_batchops import checks
 from pure_batchops.budget import HELD
-from pure_batchops.gradients.routes import sample_gradients
+from pure_batchops.gradients.routes import gradients_of_samples
 from pure_batchops.operations.multiplication import Multiplication, OnRows, OnTrees
 from pure_batchops.operations.operation import operation_of
 from pure_batchops.points import saw_points
-from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
+from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, SampleLosses, Tree
 
 
 def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None = None) -> Operation:
@@ -41,16 +43,17 @@ def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None
         tensor([2.5000])
     """
     checks.loss(loss)
-    most = checks.whole("held", held, least=0)
+    held = checks.whole("held", held, least=0)
 
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
-        found = sample_gradients(loss, params, buffers, batch, most)
-
-        saw_points(len(found.losses))
-
-        def product(v: Tree) -> Tree:
-            return found.pull(found.push(v) / len(found.losses))  # v → Jv → JᵀJv / n
-
-        return (OnRows if found.takes_rows else OnTrees)(product, found.together)
+        losses, push, pull, _, _, on_rows, _, numbers_at_once = gradients_of_samples(loss, params, buffers, batch, held)
+        saw_points(len(losses))
+        if on_rows is not None:
+            return OnRows(partial(_product, *on_rows, len(losses)), numbers_at_once)
+        return OnTrees(partial(_product, push, pull, len(losses)), numbers_at_once)
 
     return operation_of(multiplication, chunk_size)
+
+
+def _product(push: LinearMap, pull: LinearMap, n: int, v: Tree) -> Tree:
+    return pull(push(v) / n)  # v → Jv → JᵀJv / n

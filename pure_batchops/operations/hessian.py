@@ -32,6 +32,7 @@ def hessian(loss: SampleLosses, *, mode: str = "reverse_over_reverse", chunk_siz
     Examples:
         The Hessian of ½ mean(xᵢ²) w² is mean(xᵢ²):
 
+        >>> import torch
         >>> loss = lambda params, buffers, x: 0.5 * (params["w"] * x) ** 2
         >>> hessian(loss)({"w": torch.tensor(3.0)}, {}, torch.tensor([1.0, 2.0]), torch.tensor([1.0]))
         tensor([2.5000])

@@ -1,15 +1,19 @@
 """The mean of the inverses of damped rank-one matrices: the inverse of their harmonic mean."""
 
+from collections.abc import Callable
+from functools import partial
+
+import torch
 from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.budget import HELD
-from pure_batchops.gradients.routes import sample_gradients
+from pure_batchops.gradients.routes import gradients_of_samples
 from pure_batchops.operations.multiplication import Multiplication, OnRows, OnTrees
 from pure_batchops.operations.operation import operation_of
 from pure_batchops.points import saw_points
 from pure_batchops.trees import map_leaves
-from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
+from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, SampleLosses, Tree
 
 
 def inverse_harmonic_mean(
@@ -47,7 +51,6 @@ def inverse_harmonic_mean(
     Examples:
         Of ℓᵢ = xᵢ w the gradients are xᵢ, so that m = mean of 1 / (xᵢ² + λ):
 
-        >>> import torch
         >>> loss = lambda params, buffers, x: params["w"] * x
         >>> op = inverse_harmonic_mean(loss, regularization=1.0)
         >>> op({"w": torch.tensor(3.0)}, {}, torch.tensor([1.0, 3.0]), torch.tensor([1.0]))
@@ -58,20 +61,30 @@ def inverse_harmonic_mean(
         Kwon, Wu, Wu and Zou (2024), DataInf.
     """
     checks.loss(loss)
-    damping = checks.positive("regularization", regularization)
-    samples = None if sample_chunk_size is None else checks.whole("sample_chunk_size", sample_chunk_size)
-    most = checks.whole("held", held, least=0)
+    regularization = checks.positive("regularization", regularization)
+    held = checks.whole("held", held, least=0)
+    if sample_chunk_size is not None:
+        sample_chunk_size = checks.whole("sample_chunk_size", sample_chunk_size)
 
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
-        found = sample_gradients(loss, params, buffers, batch, most, samples)
-        saw_points(len(found.losses))
-        scale = 1 / (len(found.losses) * (damping + found.squared_norms()))
-        divisor = damping  # C2
-
-        def product(v: Tree) -> Tree:
-            updates = found.pull((found.push(v) * scale).to(found.losses.dtype))  # v → Jv → Jᵀ Jv / n(λ + ‖∇ℓ‖²)
-            return map_leaves(lambda leaf, update: ((leaf - update) / divisor).to(leaf.dtype), v, updates)
-
-        return (OnRows if found.takes_rows else OnTrees)(product, found.together)
+        gradients = gradients_of_samples(loss, params, buffers, batch, held, sample_chunk_size)
+        losses, on_rows = gradients.losses, gradients.on_rows
+        saw_points(len(losses))
+        scale = 1 / (len(losses) * (regularization + gradients.squared_norms()))
+        scaled = partial(_scaled, scale, losses.dtype)
+        if on_rows is not None:
+            return OnRows(partial(_product, *on_rows, scaled, regularization), gradients.numbers_at_once)
+        return OnTrees(partial(_product, gradients.push, gradients.pull, scaled, regularization), gradients.numbers_at_once)
 
     return operation_of(multiplication, chunk_size)
+
+
+def _product(
+    push: LinearMap, pull: LinearMap, scaled: Callable[[Tensor], Tensor], regularization: float | Tensor, v: Tree
+) -> Tree:
+    updates = pull(scaled(push(v)))  # v → Jv → Jᵀ Jv / n(λ + ‖∇ℓ‖²)
+    return map_leaves(lambda leaf, update: ((leaf - update) / regularization).to(leaf.dtype), v, updates)
+
+
+def _scaled(scale: Tensor, dtype: torch.dtype, u: Tensor) -> Tensor:
+    return (u * scale).to(dtype)

@@ -7,7 +7,9 @@ A broken law is an AssertionError that says the law and shows the numbers. A law
 the law in words; to add one is to write that function and to name it in the table.
 """
 
+from pure_batchops.gradients.routes import gradient_route
 from pure_batchops.testing.averages import AVERAGE_LAWS, check_average
 from pure_batchops.testing.operations import LAWS, check_operation
+from pure_batchops.tracing import only_torch_func
 
-__all__ = ["AVERAGE_LAWS", "LAWS", "check_average", "check_operation"]
+__all__ = ["AVERAGE_LAWS", "LAWS", "check_average", "check_operation", "gradient_route", "only_torch_func"]

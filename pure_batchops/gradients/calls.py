@@ -1,0 +1,72 @@
+"""The calls of functions of torch inside a loss, and which parameters they use, as weight, as bias or otherwise."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  # its usual name
+from torch.overrides import TorchFunctionMode
+
+from pure_batchops.gradients.kinds import layer_call
+from pure_batchops.gradients.layer import LayerCall, LayerKind
+from pure_batchops.torch_privates import attention_seen_by_modes
+from pure_batchops.trees import tree_flatten
+
+
+class FunctionCalls(TorchFunctionMode):
+    """Hands each call of a function of torch to `handle(function, args, kwargs)`."""
+
+    def __init__(self, handle: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> None:
+        super().__init__()
+        self.handle = handle
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.multi_head_attention_forward:
+            with self:
+                return attention_seen_by_modes(*args, **kwargs or {})
+        return self.handle(func, args, kwargs or {})
+
+
+class ParameterUse(NamedTuple):
+    """How a call uses parameters, which are known by the numbers of their leaves.
+
+    Attributes:
+        kind, call: the layer, None for a call of no known kind.
+        weight: the number of the leaf that is its weight, or None.
+        bias: the number of the leaf that is its bias, or None.
+        others: the numbers of the leaves that the call uses in any other way; a leaf stands here once for each use.
+    """
+
+    kind: LayerKind | None
+    call: LayerCall | None
+    weight: int | None
+    bias: int | None
+    others: list[int]
+
+
+def parameter_use(numbers: dict[int, int], function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ParameterUse:
+    """How a call uses the parameters whose numbers are known by the `id` of their leaves."""
+    others = [numbers[id(part)] for part in _parts((*args, *kwargs.values())) if id(part) in numbers]
+    kind, call = layer_call(function, args, kwargs) or (None, None)
+    if call is None:
+        return ParameterUse(None, None, None, None, others)
+    weight, bias = numbers.get(id(call.weight)), numbers.get(id(call.bias))
+    for number in (weight, bias):
+        if number is not None:
+            others.remove(number)
+    return ParameterUse(kind, call, weight, bias, others)
+
+
+def holds_tensor(result: Any) -> bool:
+    """Whether a call gave a tensor, not a shape or a dtype."""
+    return any(isinstance(part, Tensor) for part in _parts((result,)))
+
+
+def _parts(arguments: Iterable[Any]) -> Iterator[Any]:
+    """The leaves of arguments. Most are leaves themselves; torch is slow to find that out."""
+    for argument in arguments:
+        is_leaf = isinstance(argument, torch.Size) or not isinstance(argument, (tuple, list, dict))
+        yield from (argument,) if is_leaf else tree_flatten(argument)[0]
