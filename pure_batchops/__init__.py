@@ -33,7 +33,7 @@ from pure_batchops.influences.influence import influence
 from pure_batchops.influences.perturbation_influence import perturbation_influence
 from pure_batchops.influences.self_influence import self_influence
 from pure_batchops.losses.sample_losses import sample_losses
-from pure_batchops.models.state import functional_state, stack_states
+from pure_batchops.models.state import functional_state, stack_states, unstack_states
 from pure_batchops.operations.block_diagonal import block_diagonal
 from pure_batchops.operations.damped import damped
 from pure_batchops.operations.dense import dense
@@ -52,6 +52,7 @@ from pure_batchops.types import Estimate, Likelihood, Operation, SampleLosses
 __all__ = [  # noqa: RUF022  # in the order in which data flows
     "functional_state",
     "stack_states",
+    "unstack_states",
     "sample_losses",
     "hessian",
     "gauss_newton",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pure_batchops import checks
 from pure_batchops.batches import sample_axis
-from pure_batchops.models.state import selected
+from pure_batchops.models.selection import selected
 from pure_batchops.operations.operation import with_at
 from pure_batchops.types import Batch, Buffers, Operation, Params, Selection, Vector
 from pure_batchops.vectors import vector_form
