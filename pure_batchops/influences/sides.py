@@ -11,6 +11,7 @@ from pure_batchops import checks
 from pure_batchops.batches import chunks, sample_axis
 from pure_batchops.budget import HELD, fitting
 from pure_batchops.gradients.routes import SampleGradients, sample_gradients
+from pure_batchops.losses.shared import without_shared
 from pure_batchops.solvers.rows import width
 from pure_batchops.trees import move, parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
@@ -81,7 +82,9 @@ def gradient_rows(loss: SampleLosses, params: Params, buffers: Buffers, batch: B
     Raises:
         ValueError: if samples depend on each other, or torch.vmap cannot map the loss over them.
     """
-    for part in chunks(batch, chunk or fitting(width(params)), sample_axis(loss)):
+    axis = sample_axis(loss)
+    loss, batch = without_shared(loss, params, buffers, batch, axis)
+    for part in chunks(batch, chunk or fitting(width(params)), axis):
         found = sample_gradients(loss, params, buffers, part, held=2**62)
         if not found.takes_rows:
             found.squared_norms()  # which says how samples depend on each other

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from pure_batchops import checks
-from pure_batchops.batches import has_axis, length
+from pure_batchops.batches import has_samples, length
 from pure_batchops.trees import leaves, tree_map
 from pure_batchops.types import Criterion, Tree
 
@@ -53,13 +53,15 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
         return value.reshape(())
 
     def losses(outputs: Tree, targets: Tree) -> Tensor:
-        if any(not has_axis(leaf) for leaf in leaves(outputs)):
-            msg = f"model must return an output for each sample along axis {batch_dim}, got one without axes"
+        if any(not has_samples(leaf, batch_dim) for leaf in leaves(outputs)):
+            msg = f"model must return an output for each sample along axis {batch_dim}, got an output without that axis"
             raise ValueError(msg)
         length("the model's outputs and the targets", (outputs, targets), batch_dim)
         if batch_dim == 0 and elements is not None and _at_once(function, outputs, targets):
             return _reduced(elements(outputs, _alike(function, outputs, targets)), targets, reduction)
-        axes = tuple(tree_map(lambda leaf: batch_dim if has_axis(leaf) else None, tree) for tree in (outputs, targets))
+        axes = tuple(
+            tree_map(lambda leaf: batch_dim if has_samples(leaf, batch_dim) else None, tree) for tree in (outputs, targets)
+        )
         return torch.vmap(of_one, in_dims=axes)(outputs, targets)
 
     return losses

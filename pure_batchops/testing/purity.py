@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from pure_batchops.batches import has_samples
 from pure_batchops.testing.agreement import EXACT, agree
 from pure_batchops.testing.case import Case, combined, copied, flattest, holds_only_tensors, product, row, stacked, vector
-from pure_batchops.testing.parts import has_points
 from pure_batchops.trees import Path, named, named_leaves, tree_map
 from pure_batchops.types import Params, Tree, Vector
 
@@ -33,7 +33,7 @@ def nested(case: Case) -> bool:
     params, buffers, along = _stacked_state(case, members)
     pair = vector(case, 1, 2)
     vectors = [flattest(case, row(pair, i)) for i in range(2)]
-    flipped = tree_map(lambda leaf: leaf.flip(case.batch_dim) if has_points(leaf, case.batch_dim) else leaf, case.batch)
+    flipped = tree_map(lambda leaf: leaf.flip(case.batch_dim) if has_samples(leaf, case.batch_dim) else leaf, case.batch)
     batches = [case.batch, flipped if holds_only_tensors(case.batch) else case.batch]
     over, both = (0, stacked(batches)) if holds_only_tensors(case.batch) else (None, copied(case.batch))
     inner = torch.vmap(case.op, in_dims=(0, along, None, None))
