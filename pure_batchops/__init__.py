@@ -18,6 +18,8 @@ Everything that multiplies has the signature `(params, buffers, batch, v) -> pro
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from pure_batchops.averages.averaged import averaged, chunk_average, point_average, weighted_average
 from pure_batchops.averages.resumable import resumable
 from pure_batchops.averages.state import AverageState, average_merge, average_result, average_start, average_step
@@ -47,6 +49,7 @@ from pure_batchops.solvers.conjugate_gradient import Solution, conjugate_gradien
 from pure_batchops.solvers.direct import direct
 from pure_batchops.solvers.lissa import lissa
 from pure_batchops.solvers.nystroem import nystroem
+from pure_batchops.tree_functions import tree_axpy, tree_inner_product, tree_norm, tree_random
 from pure_batchops.types import Estimate, Likelihood, Operation, SampleLosses
 
 __all__ = [  # noqa: RUF022  # in the order in which data flows
@@ -93,7 +96,16 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "spectral_density",
     "SpectralDensity",
     "linear_operator",
+    "tree_axpy",
+    "tree_inner_product",
+    "tree_norm",
+    "tree_random",
     "Estimate",
     "Operation",
     "SampleLosses",
 ]
+
+try:
+    __version__ = version("pure_batchops")
+except PackageNotFoundError:  # the package is imported from a folder and not installed
+    __version__ = "0+unknown"
