@@ -1,17 +1,16 @@
-"""Arithmetic of trees like params, for loops of one's own: a step of a descent, an angle, a random direction.
+"""Arithmetic of trees like params: a step of a descent, an angle, a random direction.
 
-All of it can be differentiated, mapped by `torch.vmap` and compiled.
+The functions can be differentiated, mapped by `torch.vmap` and compiled.
 """
 
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.noise import normal
-from pure_batchops.trees import leaves, named, named_leaves, rebuilt, same_leaves
+from pure_batchops.trees import named, named_leaves, rebuilt, same_leaves, tensor_leaves
 from pure_batchops.types import Tree
 
 
@@ -46,7 +45,7 @@ def tree_inner_product(x: Tree, y: Tree) -> Tensor:
         y: a tree with the leaves of x, of the same shapes. Its keys may be in another order.
 
     Returns:
-        A 0-dim tensor in the dtype of the leaves, but at least in single precision.
+        A 0-dim tensor, in at least single precision.
 
     Raises:
         TypeError: if a leaf is no tensor.
@@ -57,8 +56,7 @@ def tree_inner_product(x: Tree, y: Tree) -> Tensor:
         >>> tree_inner_product(x, y)
         tensor(6.)
     """
-    pairs = zip(*_matched(x, y), strict=True)
-    terms = [(_wide(of_x) * _wide(of_y)).sum() for of_x, of_y in pairs]
+    terms = [(_wide(of_x) * _wide(of_y)).sum() for of_x, of_y in zip(*_matched(x, y), strict=True)]
     if not terms:
         msg = "x and y must hold at least one tensor, got none"
         raise ValueError(msg)
@@ -72,7 +70,7 @@ def tree_norm(x: Tree) -> Tensor:
         x: a tree of tensors.
 
     Returns:
-        A 0-dim tensor in the dtype of the leaves, but at least in single precision. Its gradient at zero is zero.
+        A 0-dim tensor, in at least single precision. Its gradient at zero is zero.
 
     Raises:
         TypeError: if a leaf is no tensor.
@@ -82,18 +80,18 @@ def tree_norm(x: Tree) -> Tensor:
         >>> tree_norm({"w": torch.tensor([3.0, 0.0]), "b": torch.tensor(4.0)})
         tensor(5.)
     """
-    norms = [torch.linalg.vector_norm(_wide(leaf)) for leaf in _tensors("x", x)]
+    norms = [torch.linalg.vector_norm(_wide(leaf)) for leaf in tensor_leaves("x", x)]
     if not norms:
         msg = "x must hold at least one tensor, got none"
         raise ValueError(msg)
-    dtype = reduce(torch.promote_types, (norm.dtype for norm in norms))
+    dtype = _common_dtype(norms)
     return torch.linalg.vector_norm(torch.stack([norm.to(dtype) for norm in norms]))
 
 
 def tree_random(like: Tree, seed: int = 0, count: int | None = None) -> Tree:
     """Independent standard normal numbers in the shape of a tree.
 
-    They depend on the seed and the shapes alone: not on torch's generators, on a transform, or on the numbers in `like`.
+    They depend on the seed and the shapes alone, and on no random number generator of torch's.
 
     Args:
         like: a tree of floating-point tensors, such as params.
@@ -112,7 +110,7 @@ def tree_random(like: Tree, seed: int = 0, count: int | None = None) -> Tree:
         >>> {name: tuple(leaf.shape) for name, leaf in v.items()}
         {'w': (5, 2, 3), 'b': (5, 3)}
     """
-    flat = _tensors("like", like)
+    flat = tensor_leaves("like", like)
     for path, leaf in named_leaves(like).items():
         if not leaf.is_floating_point():
             msg = f"like must be a tree of floating-point tensors, got {leaf.dtype} at {named(path)}"
@@ -122,17 +120,16 @@ def tree_random(like: Tree, seed: int = 0, count: int | None = None) -> Tree:
     seed = checks.whole("seed", seed, least=0)
     lead = () if count is None else (checks.whole("count", count),)
     sizes = [leaf.numel() for leaf in flat]
-    dtype = reduce(torch.promote_types, (leaf.dtype for leaf in flat))
-    numbers = normal(seed, (*lead, sum(sizes)), torch.empty((), dtype=dtype, device=flat[0].device))
+    numbers = normal(seed, (*lead, sum(sizes)), torch.empty((), dtype=_common_dtype(flat), device=flat[0].device))
     parts = zip(numbers.split(sizes, -1), flat, strict=True)
     return rebuilt(like, [part.reshape((*lead, *leaf.shape)).to(leaf.device, leaf.dtype) for part, leaf in parts])
 
 
 def _matched(x: Tree, y: Tree) -> tuple[list[Tensor], list[Tensor]]:
     """The leaves of x and y in the order of y, checked to be tensors of equal shapes."""
-    expected, of_y = named_leaves(y), _tensors("y", y)
+    expected, of_y = named_leaves(y), tensor_leaves("y", y)
     of_x = same_leaves("x", expected, x)
-    _tensors("x", x)
+    tensor_leaves("x", x)
     for path, left, right in zip(expected, of_x, of_y, strict=True):
         if left.shape != right.shape:
             msg = f"x and y must have the same shapes, got {tuple(left.shape)} and {tuple(right.shape)} at {named(path)}"
@@ -140,13 +137,9 @@ def _matched(x: Tree, y: Tree) -> tuple[list[Tensor], list[Tensor]]:
     return of_x, of_y
 
 
-def _tensors(name: str, tree: Any) -> list[Tensor]:
-    for path, leaf in named_leaves(tree).items():
-        if not isinstance(leaf, Tensor):
-            msg = f"{name} must be a tensor or a tree of tensors, got {type(leaf).__name__} at {named(path)}"
-            raise TypeError(msg)
-    return leaves(tree)
-
-
 def _wide(leaf: Tensor) -> Tensor:
     return leaf.to(torch.promote_types(leaf.dtype, torch.float32))
+
+
+def _common_dtype(tensors: list[Tensor]) -> torch.dtype:
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors))

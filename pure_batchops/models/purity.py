@@ -58,13 +58,13 @@ def purity_check(model: nn.Module) -> Callable[[Callable[[Buffers], Tree], Buffe
     def run(outputs: Callable[[Buffers], Tree], buffers: Buffers) -> Tree:
         if tracing.compiling():
             return outputs(buffers)
-        random_states = _random_states() if is_training else []
+        before = random_states() if is_training else []
         copies = {name: tensor.clone() if name in watched else tensor for name, tensor in buffers.items()}
         tracked = {name: copies[name] for name in watched & copies.keys() if not copies[name].is_inference()}
         versions = {name: version(tensor) for name, tensor in tracked.items()}
         result = outputs(copies)
         written = [name for name, tensor in tracked.items() if version(tensor) != versions[name]]
-        drew = is_training and not all(map(torch.equal, random_states, _random_states()))
+        drew = is_training and not all(map(torch.equal, before, random_states()))
         if written or drew:
             raise _impure(written, is_training=is_training)
         return result
@@ -80,7 +80,7 @@ def _impure(written: list[str], *, is_training: bool) -> ValueError:
     return ValueError(f"model must be a pure function of params and buffers, but {way}")
 
 
-def _random_states() -> list[Tensor]:
+def random_states() -> list[Tensor]:
     """The states of the generators that a forward pass may draw from."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
 
