@@ -19,6 +19,8 @@ Everything that multiplies has the signature `(params, buffers, batch, v) -> pro
 functions to functions. `m(batch)` is always a mean over the samples of the batch.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from pure_batchops.averages.averaged import averaged
 from pure_batchops.averages.folds import chunk_average, point_average, weighted_average
 from pure_batchops.averages.resumable import resumable
@@ -38,7 +40,7 @@ from pure_batchops.influences.influence import influence
 from pure_batchops.influences.perturbation_influence import perturbation_influence
 from pure_batchops.influences.self_influence import self_influence
 from pure_batchops.losses.sample_losses import sample_losses
-from pure_batchops.models.state import functional_state, stack_states
+from pure_batchops.models.state import functional_state, stack_states, unstack_states
 from pure_batchops.operations.block_diagonal import block_diagonal
 from pure_batchops.operations.damped import damped
 from pure_batchops.operations.dense import dense
@@ -53,11 +55,13 @@ from pure_batchops.solvers.direct import direct
 from pure_batchops.solvers.lissa import lissa
 from pure_batchops.solvers.nystroem import nystroem
 from pure_batchops.traits import declared
+from pure_batchops.tree_functions import tree_axpy, tree_inner_product, tree_norm, tree_random
 from pure_batchops.types import Estimate, Likelihood, Operation, SampleLosses
 
 __all__ = [  # noqa: RUF022  # in the order in which data flows
     "functional_state",
     "stack_states",
+    "unstack_states",
     "sample_losses",
     "declared",
     "gradient",
@@ -103,7 +107,16 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "spectral_density",
     "SpectralDensity",
     "linear_operator",
+    "tree_axpy",
+    "tree_inner_product",
+    "tree_norm",
+    "tree_random",
     "Estimate",
     "Operation",
     "SampleLosses",
 ]
+
+try:
+    __version__ = version("pure_batchops")
+except PackageNotFoundError:  # the package is imported from a folder and not installed
+    __version__ = "0+unknown"

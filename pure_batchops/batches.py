@@ -1,4 +1,8 @@
-"""Batches: their two parts, and how many samples they hold."""
+"""Batches: their two parts, how many samples they hold, and parts of them.
+
+One question decides everything here: does a tensor have the axis of the samples? `has_samples` answers it. What has no samples
+is shared by all samples.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -6,8 +10,13 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import RandomSampler
 
-from pure_batchops.trees import leaves, named_leaves, tree_flatten, tree_unflatten
+from pure_batchops.trees import leaves, named_leaves, tree_flatten, tree_map, tree_unflatten
 from pure_batchops.types import Batch, Tree
+
+
+def has_samples(leaf: Any, axis: int, n: int | None = None) -> bool:
+    """Whether a leaf of a batch is a tensor with the axis of the samples, n of them if n is given."""
+    return isinstance(leaf, Tensor) and -leaf.dim() <= axis < leaf.dim() and n in (None, leaf.shape[axis])
 
 
 def pair(batch: Batch, batch_dim: int = 0) -> tuple[Tree, Tree]:
@@ -23,6 +32,8 @@ def pair(batch: Batch, batch_dim: int = 0) -> tuple[Tree, Tree]:
         seen = f"{type(batch).__name__} of length {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
         several = isinstance(batch, Iterable) and not isinstance(batch, (Tensor, str, Mapping))
         hint = "; for an average over batches use averaged(op)" if several else ""
+        if isinstance(batch, Tensor):
+            hint = "; an average takes an iterable of batches, so give it one batch as [(inputs, targets)]"
         msg = f"batch must be a pair (inputs, targets), got {seen}{hint}"
         raise ValueError(msg)
     length("inputs and targets", tuple(batch), batch_dim)
@@ -30,29 +41,29 @@ def pair(batch: Batch, batch_dim: int = 0) -> tuple[Tree, Tree]:
 
 
 def length(what: str, tree: Tree, batch_dim: int = 0) -> int:
-    """The number of samples along an axis, on which all tensors with axes must agree.
+    """The number of samples along an axis. All tensors must have it and agree; only 0-dim tensors are shared.
 
     Returns:
         The number, at least one.
 
     Raises:
-        ValueError: if there is no such axis, lengths differ, or there is no sample.
+        ValueError: if a tensor with axes lacks this one, lengths differ, or there is no sample.
     """
-    tensors = [leaf for leaf in leaves(tree) if has_axis(leaf)]
-    axes = batch_dim + 1 if batch_dim >= 0 else -batch_dim
-    lengths = [leaf.shape[batch_dim] if leaf.dim() >= axes else None for leaf in tensors]
-    if not lengths or None in lengths or len(set(lengths)) > 1:
+    tensors = [leaf for leaf in leaves(tree) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    lengths = {leaf.shape[batch_dim] if has_samples(leaf, batch_dim) else None for leaf in tensors}
+    if len(lengths) != 1 or None in lengths:
         seen = f"the shapes {', '.join(str(tuple(leaf.shape)) for leaf in tensors)}" if tensors else "no tensor with axes"
         msg = f"{what} must have one number of samples along axis {batch_dim}, got {seen}"
         raise ValueError(msg)
-    if lengths[0] == 0:
+    n = tensors[0].shape[batch_dim]
+    if n == 0:
         msg = f"{what} must hold at least one sample, got an empty batch"
         raise ValueError(msg)
-    return tensors[0].shape[batch_dim]
+    return n
 
 
 def n_points(batch: Batch, batch_dim: int = 0) -> int:
-    """The number of points of a batch: the length of its tensors along an axis; those without that axis do not count.
+    """The number of points of a batch: the length of its tensors along an axis. Tensors without that axis do not count.
 
     Args:
         batch: a tree of tensors.
@@ -69,22 +80,19 @@ def n_points(batch: Batch, batch_dim: int = 0) -> int:
         >>> n_points((torch.zeros(3, 5), torch.zeros(3)))
         3
     """
-    axes = batch_dim + 1 if batch_dim >= 0 else -batch_dim
     return length(
-        "the tensors of a batch",
-        [leaf for leaf in named_leaves(batch).values() if isinstance(leaf, Tensor) and leaf.dim() >= axes],
-        batch_dim,
+        "the tensors of a batch", [leaf for leaf in named_leaves(batch).values() if has_samples(leaf, batch_dim)], batch_dim
     )
 
 
 def split(batch: Batch, n: int, axis: int) -> tuple[Callable[..., Batch], list[Tensor]]:
-    """The tensors of a batch that have n samples along an axis; whatever else it holds is shared by all samples.
+    """The samples of a batch. They are the tensors with n samples along an axis; all samples share whatever else it holds.
 
     Returns:
-        `alone(*sample)`, the batch of one sample from its parts, and those parts of all samples, along a new first axis.
+        `alone(*sample)`, the batch of one sample from its tensors, and those tensors of all samples, along a new first axis.
     """
     parts, spec = tree_flatten(batch)
-    is_split = [isinstance(part, Tensor) and -part.dim() <= axis < part.dim() and part.shape[axis] == n for part in parts]
+    is_split = [has_samples(part, axis, n) for part in parts]
 
     def alone(*sample: Tensor) -> Any:
         own = iter(sample)
@@ -129,21 +137,20 @@ def in_one_order(name: str, batches: Iterable[Batch]) -> Iterable[Batch]:
     return reiterable(name, batches)
 
 
-def has_axis(leaf: Any) -> bool:
-    """Whether a leaf is a tensor with axes."""
-    return isinstance(leaf, Tensor) and leaf.dim() > 0
+def part(batch: Batch, start: int, size: int, axis: int, n: int) -> Batch:
+    """Some consecutive samples of a batch of n samples. All parts share tensors of another length along the axis."""
+    return tree_map(lambda leaf: leaf.narrow(axis, start, size) if has_samples(leaf, axis, n) else leaf, batch)
 
 
 def chunks(batch: Batch, size: int, axis: int = 0) -> Iterator[Batch]:
-    """The batch in parts of at most so many samples; what has another length along the axis is shared by all parts."""
-    flat, spec = tree_flatten(batch)
+    """The batch in parts of at most `size` samples. All parts share what has no samples.
+
+    Yields:
+        The parts, in order.
+
+    Raises:
+        ValueError: as `n_points`. A batch that also holds tensors of another length is cut by `losses.shared`.
+    """
     n = n_points(batch, axis)
     for start in range(0, n, size):
-        stop = min(start + size, n)
-        parts = [
-            part.narrow(axis, start, stop - start)
-            if isinstance(part, Tensor) and -part.dim() <= axis < part.dim() and part.shape[axis] == n
-            else part
-            for part in flat
-        ]
-        yield tree_unflatten(parts, spec)
+        yield part(batch, start, min(size, n - start), axis, n)

@@ -21,19 +21,19 @@ def leaves(tree: Tree) -> list[Any]:
 
 
 def rebuilt(like: Tree, new_leaves: list[Any]) -> Tree:
-    """The tree `like` with other leaves."""
+    """The tree `like` with new leaves."""
     if _is_flat(like):
         return dict(zip(like, new_leaves, strict=True))
     return tree_unflatten(new_leaves, tree_flatten(like)[1])
 
 
 def _is_flat(tree: Tree) -> bool:
-    """A dict of tensors, by far the most common tree: what is known of it need not be asked of torch."""
+    """Whether a tree is a dict of tensors. Most trees are, and we need not ask torch for their leaves, which is slow."""
     return type(tree) is dict and all(isinstance(leaf, Tensor) for leaf in tree.values())
 
 
 def map_leaves(function: Callable[..., Any], first: Tree, *others: Tree) -> Tree:
-    """The tree of `function(leaf, …)` over the leaves of trees of one structure and order."""
+    """The tree of `function(leaf, …)` for the leaves of trees that have the same structure and order."""
     return rebuilt(first, [function(*group) for group in zip(*map(leaves, (first, *others)), strict=True)])
 
 
@@ -43,7 +43,7 @@ def device_of(params: Params) -> torch.device:
 
 
 def move(tree: Tree, device: torch.device) -> Tree:
-    """The tree with its tensors on a device; whatever is no tensor stays as it is."""
+    """The tree with its tensors on a device. Leaves that are no tensors are unchanged."""
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
 
 
@@ -73,12 +73,28 @@ def _children(node: Any) -> list[tuple[str, Any]] | None:
 
 
 def named(path: Path) -> str:
-    """A path as a person reads it."""
+    """A path in words, for messages."""
     return repr("/".join(path)) if path else "the root"
 
 
+def tensor_leaves(name: str, tree: Tree) -> list[Tensor]:
+    """The leaves of a tree, in its order, all of which must be tensors.
+
+    Returns:
+        A list.
+
+    Raises:
+        TypeError: if a leaf is no tensor.
+    """
+    for path, leaf in named_leaves(tree).items():
+        if not isinstance(leaf, Tensor):
+            msg = f"{name} must be a tensor or a tree of tensors, got {type(leaf).__name__} at {named(path)}"
+            raise TypeError(msg)
+    return leaves(tree)
+
+
 def parameter_leaves(params: Params) -> dict[Path, Tensor]:
-    """The leaves of params by their path, all of which are real floating-point tensors.
+    """The leaves of params by their path, checked to be real floating-point tensors.
 
     Returns:
         A dict in the order of params.
@@ -87,35 +103,35 @@ def parameter_leaves(params: Params) -> dict[Path, Tensor]:
         TypeError: if a leaf is no tensor, or holds no real floating-point numbers.
         ValueError: if there is no leaf.
     """
-    found = named_leaves(params)
-    if not found:
+    by_path = named_leaves(params)
+    if not by_path:
         msg = "params must hold at least one tensor, got none; is everything frozen?"
         raise ValueError(msg)
-    for path, leaf in found.items():
+    for path, leaf in by_path.items():
         if not isinstance(leaf, Tensor):
             msg = f"params must be a tensor or a tree of tensors, got {type(leaf).__name__} at {named(path)}"
             raise TypeError(msg)
         if not leaf.is_floating_point():
             msg = f"params must be real floating-point tensors, got {leaf.dtype} at {named(path)}; put it into buffers"
             raise TypeError(msg)
-    return found
+    return by_path
 
 
 def same_leaves(what: str, expected: dict[Path, Any], tree: Tree) -> list[Any]:
-    """The leaves of a tree in the order of those expected, whatever the order of its keys.
+    """The leaves of a tree in the expected order, whatever the order of its keys.
 
     Returns:
-        A list, one leaf for each expected.
+        A list, one leaf for each expected leaf.
 
     Raises:
-        ValueError: if a leaf is missing, or one too many.
+        ValueError: if a leaf is missing, or not expected.
     """
-    found = named_leaves(tree)
-    missing = [path for path in expected if path not in found]
-    extra = [path for path in found if path not in expected]
+    by_path = named_leaves(tree)
+    missing = [path for path in expected if path not in by_path]
+    extra = [path for path in by_path if path not in expected]
     if missing or extra:
         parts = [f"missing {', '.join(map(named, missing))}"] * bool(missing)
         parts += [f"not expected {', '.join(map(named, extra))}"] * bool(extra)
         msg = f"{what} must have the leaves {', '.join(map(named, expected))}; {'; '.join(parts)}"
         raise ValueError(msg)
-    return [found[path] for path in expected]
+    return [by_path[path] for path in expected]

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("sklearn", reason="the main job is on scikit-learn's digits, an optional extra")
 pytest.importorskip("matplotlib", reason="the main job draws with matplotlib, an optional extra")
 
-from pure_batchops import __main__ as job
+from pure_batchops.demo import mislabelled as job
 
 RANKINGS = ["self-influence, inverse-harmonic-mean", "self-influence, nystroem", "loss", "gradient norm"]
 CELL = r"(\d+) of (\d+) \((\d+) %\)"

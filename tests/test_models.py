@@ -241,7 +241,7 @@ def test_model_that_is_none_is_refused():
 @pytest.mark.parametrize(
     "model", [nn.LayerNorm((2, 3)), nn.LayerNorm(3, elementwise_affine=False), nn.InstanceNorm1d(2, affine=True)]
 )
-def test_norms_spelled_out_are_torchs(model):
+def test_rewritten_norms_are_torchs(model):
     x = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
     wrapped = nn.Sequential(model, nn.Linear(3, 1))
     for tensor in wrapped.parameters():
@@ -259,7 +259,7 @@ WEIGHT_NORMS = {
 
 @pytest.mark.parametrize("name", [*WEIGHT_NORMS, "hooked", "hooked as a whole"])
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
-def test_weight_norm_spelled_out_is_torchs_and_has_the_hessian_that_torchs_has_not(name):
+def test_rewritten_weight_norm_is_torchs_and_has_the_right_hessian_which_torchs_has_not(name):
     hooked = {"hooked": 0, "hooked as a whole": None}
     model = nn.utils.weight_norm(nn.Linear(3, 4), dim=hooked[name]) if name in hooked else WEIGHT_NORMS[name]
     model = nn.Sequential(model, nn.Tanh()).double()
@@ -290,7 +290,7 @@ CELLS = [nn.GRUCell(3, 4), nn.LSTMCell(3, 4), nn.RNNCell(3, 4), nn.RNNCell(3, 4,
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: type(cell).__name__)
 @pytest.mark.parametrize("samples", [(), (5,)])
-def test_cells_spelled_out_are_torchs(cell, samples):
+def test_rewritten_cells_are_torchs(cell, samples):
     generator = torch.Generator().manual_seed(0)
     x, hidden, memory = torch.randn(3, *samples, 4, generator=generator)
     x, state = x[..., :3], (hidden, memory) if isinstance(cell, nn.LSTMCell) else hidden

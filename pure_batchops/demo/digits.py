@@ -1,4 +1,4 @@
-"""Handwritten digits, some of them with the label of another class, and a picture of those most suspicious."""
+"""Handwritten digits, some of them with the label of another class, and a picture of the most suspicious ones."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ SHOWN = ROWS * COLUMNS
 
 
 class Digits(NamedTuple):
-    """Images in [0, 1], `(n, 64)`; the labels given, `(n,)`, some of which are flipped; the true ones."""
+    """Images in [0, 1], `(n, 64)`; the given labels, `(n,)`, some of them flipped; the true labels, `(n,)`."""
 
     images: Tensor
     given: Tensor
@@ -24,7 +24,7 @@ class Digits(NamedTuple):
 
 
 def true_digits() -> Digits:
-    """Scikit-learn's handwritten digits, with the labels that they came with."""
+    """Scikit-learn's handwritten digits with their own labels."""
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -33,7 +33,7 @@ def true_digits() -> Digits:
 
 
 def with_flips(digits: Digits, count: int) -> Digits:
-    """The digits, a number of them, drawn at random, with the label of another class."""
+    """The digits, where `count` of them, drawn at random, have the label of another class."""
     chosen = torch.randperm(len(digits.given))[:count]
     given = digits.given.clone()
     given[chosen] = (given[chosen] + torch.randint(1, 10, (count,))) % 10
@@ -41,7 +41,7 @@ def with_flips(digits: Digits, count: int) -> Digits:
 
 
 def draw(score: Tensor, digits: Digits, name: str, output: Path) -> None:
-    """Write a picture of the digits of the highest scores, each with its labels."""
+    """Write a picture of the digits with the highest scores, each with its labels."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 

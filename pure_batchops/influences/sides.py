@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.batches import chunks, in_one_order
+from pure_batchops.batches import chunks, in_one_order, n_points
 from pure_batchops.budget import fitting
 from pure_batchops.gradients.maps import SampleGradients
 from pure_batchops.gradients.routes import gradients_of_samples
 from pure_batchops.gradients.sample import formed_rows
+from pure_batchops.losses.shared import without_shared
 from pure_batchops.operations.operation import at_point
 from pure_batchops.solvers.rows import width
 from pure_batchops.traits import traits_of
@@ -73,5 +74,14 @@ def gradient_rows(
     Raises:
         ValueError: if samples depend on each other, or torch.vmap cannot map the loss over them.
     """
-    for part in chunks(batch, chunk_size or fitting(width(params)), traits_of(loss).batch_dim):
-        yield torch.cat(formed_rows(loss, params, buffers, part), 1)
+    axis = traits_of(loss).batch_dim
+    loss, batch = without_shared(loss, params, buffers, batch, axis)
+    for part in chunks(batch, chunk_size or fitting(width(params)), axis):
+        rows = torch.cat(formed_rows(loss, params, buffers, part), 1)
+        if len(rows) != n_points(part, axis):
+            msg = (
+                f"loss must return one number for each sample along axis {axis}, got {len(rows)} for "
+                f"{n_points(part, axis)}; if its samples lie along another axis, say so by pure_batchops.declared(loss, batch_dim=...)"
+            )
+            raise ValueError(msg)
+        yield rows

@@ -1,1 +1,7 @@
-"""From a model and a criterion to the loss of each sample."""
+"""From a model and a criterion to the loss of each sample.
+
+sample_losses.py   the public factory
+criterion.py       a criterion for each sample of a batch of outputs
+checked.py         checks of what a loss returns
+shared.py          batches that also hold tensors which all samples share
+"""

@@ -1,4 +1,4 @@
-"""Losses whose results are checked: one number for each sample, or their mean."""
+"""Losses with checked results: one number for each sample, or their mean."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,34 +10,30 @@ from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
 
 def checked_losses(loss: SampleLosses) -> Callable[..., Tensor]:
-    """The loss, whose result is checked to be one number for each of n > 0 samples."""
+    """The loss, with a check that it returns one number for each of n > 0 samples."""
 
     def losses(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
         values = loss(params, buffers, batch)
-        _refuse_shape(
-            values,
-            values.dim() == 1 if isinstance(values, Tensor) else False,
-            "the losses of the samples, of shape (n,)",
-        )
+        _check_dimensions(values, (1,), "the losses of the samples, of shape (n,)")
         return values
 
     return losses
 
 
 def mean_loss(loss: SampleLosses) -> Callable[..., Tensor]:
-    """The mean of the losses of the samples, a 0-dim tensor; of a loss that is one already, the loss."""
+    """The mean of the losses of the samples, a 0-dim tensor. The loss may also return that mean itself."""
 
     def mean(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
         values = loss(params, buffers, batch)
-        _refuse_shape(values, values.dim() <= 1 if isinstance(values, Tensor) else False, "a tensor of shape (n,) or ()")
+        _check_dimensions(values, (0, 1), "a tensor of shape (n,) or ()")
         saw_points(len(values) if values.dim() == 1 else None)
         return values.mean()
 
     return mean
 
 
-def _refuse_shape(values: Any, fits: bool, expected: str) -> None:  # noqa: FBT001
-    if not fits:
+def _check_dimensions(values: Any, dimensions: tuple[int, ...], expected: str) -> None:
+    if not isinstance(values, Tensor) or values.dim() not in dimensions:
         seen = f"the shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         msg = f"loss must return {expected}, got {seen}"
         raise ValueError(msg)

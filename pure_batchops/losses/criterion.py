@@ -1,50 +1,33 @@
-"""From a criterion, `(output, target) -> one number`, to the loss of each sample of a batch of outputs."""
+"""The losses of the samples of a batch of outputs, from a criterion `(output, target) -> one number`."""
 
-import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  # its usual name
+from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.batches import has_axis, length
+from pure_batchops.batches import has_samples, length
+from pure_batchops.losses.recognized import BY_CLASS, BY_ELEMENT, FUSED, IGNORED, recognized
+from pure_batchops.losses.refused import refuse_batch_weights
 from pure_batchops.trees import leaves, tree_map
 from pure_batchops.types import Criterion, Tree
-
-# Under two vmaps, of which the outer batches both arguments and the inner one, these fail on sizes (torch 2.1 to 2.13).
-_FUSED = (F.mse_loss, F.huber_loss, F.smooth_l1_loss)
-_BY_ELEMENT = (*_FUSED, F.l1_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
-_BY_CLASS = (F.cross_entropy, F.nll_loss)
-_IGNORED = -100
-_FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
-    nn.MSELoss: F.mse_loss,
-    nn.HuberLoss: F.huber_loss,
-    nn.SmoothL1Loss: F.smooth_l1_loss,
-    nn.L1Loss: F.l1_loss,
-    nn.BCELoss: F.binary_cross_entropy,
-    nn.BCEWithLogitsLoss: F.binary_cross_entropy_with_logits,
-    nn.CrossEntropyLoss: F.cross_entropy,
-    nn.NLLLoss: F.nll_loss,
-}
 
 
 def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree], Tensor]:
     """The criterion of each sample.
 
-    Torch's common losses are taken of the whole batch at once, element by element, and reduced sample by sample; any other
-    criterion is mapped over the samples. It is the same number.
+    torch's common losses are computed for the whole batch at once, element by element, and then reduced for each sample. Any
+    other criterion is mapped over the samples. Both give the same numbers.
 
     Returns:
         `(outputs, targets) -> (n,)`.
     """
     checks.function("criterion", criterion)
-    _refuse_batch_weights(criterion)
-    function, reduction, elements = _parts(criterion)
+    refuse_batch_weights(criterion)
+    function, reduction, elementwise = recognized(criterion)
 
-    def of_one(output: Tree, target: Tree) -> Tensor:
+    def loss_of_one(output: Tree, target: Tree) -> Tensor:
         value = criterion(_with_axis(output, batch_dim), _with_axis(_alike(function, output, target), batch_dim))
         if not isinstance(value, Tensor) or value.numel() != 1:
             seen = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -53,47 +36,36 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
         return value.reshape(())
 
     def losses(outputs: Tree, targets: Tree) -> Tensor:
-        if any(not has_axis(leaf) for leaf in leaves(outputs)):
-            msg = f"model must return an output for each sample along axis {batch_dim}, got one without axes"
+        if any(not has_samples(leaf, batch_dim) for leaf in leaves(outputs)):
+            msg = f"model must return an output for each sample along axis {batch_dim}, got an output without that axis"
             raise ValueError(msg)
         length("the model's outputs and the targets", (outputs, targets), batch_dim)
-        if batch_dim == 0 and elements is not None and _at_once(function, outputs, targets):
-            return _reduced(elements(outputs, _alike(function, outputs, targets)), targets, reduction)
-        axes = tuple(tree_map(lambda leaf: batch_dim if has_axis(leaf) else None, tree) for tree in (outputs, targets))
-        return torch.vmap(of_one, in_dims=axes)(outputs, targets)
+        if batch_dim == 0 and elementwise is not None and _elements_belong_to_samples(function, outputs, targets):
+            return _reduced(elementwise(outputs, _alike(function, outputs, targets)), targets, reduction)
+        axes = tuple(
+            tree_map(lambda leaf: batch_dim if has_samples(leaf, batch_dim) else None, tree) for tree in (outputs, targets)
+        )
+        return torch.vmap(loss_of_one, in_dims=axes)(outputs, targets)
 
     return losses
 
 
-def _parts(criterion: Any) -> tuple[Any, str, Callable[[Tensor, Tensor], Tensor] | None]:
-    """The function of torch that a criterion is, how it reduces, and its elements before that; no elements if unknown."""
-    options: dict[str, Any] = vars(criterion) if isinstance(criterion, nn.Module) else getattr(criterion, "keywords", {})
-    function = criterion.func if isinstance(criterion, partial) else _FUNCTIONS.get(type(criterion), criterion)
-    reduction = options.get("reduction", "mean")
-    unknown = function not in _BY_ELEMENT + _BY_CLASS or reduction not in {"mean", "sum"}
-    if unknown or getattr(criterion, "args", None) or {"size_average", "reduce"} & set(options):
-        return function, reduction, None
-    if not isinstance(criterion, nn.Module):
-        return function, reduction, partial(criterion, reduction="none")
-    elements: Any = copy.copy(criterion)
-    elements.reduction = "none"
-    return function, reduction, elements
-
-
-def _at_once(function: Any, outputs: Tree, targets: Tree) -> bool:
-    """Whether the elements are those of the samples, without a broadcast."""
+def _elements_belong_to_samples(function: Any, outputs: Tree, targets: Tree) -> bool:
+    """Whether each element of the criterion on the batch belongs to one sample, as it does without broadcasting."""
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         return False
     if outputs.shape == targets.shape:
-        return targets.is_floating_point() and (function in _BY_ELEMENT or outputs.dim() > 1)
-    return function in _BY_CLASS and outputs.shape[:1] + outputs.shape[2:] == targets.shape
+        return targets.is_floating_point() and (function in BY_ELEMENT or outputs.dim() > 1)
+    return function in BY_CLASS and outputs.shape[:1] + outputs.shape[2:] == targets.shape
 
 
 def _reduced(elements: Tensor, targets: Tensor, reduction: str) -> Tensor:
-    """The losses of the samples from those of their elements; ignored ones (-100) count in no mean."""
-    counted = None if reduction == "sum" or targets.is_floating_point() else targets != _IGNORED
+    """The losses of the samples from the losses of their elements. A mean does not count ignored elements (-100)."""
+    counted = None if reduction == "sum" or targets.is_floating_point() else targets != IGNORED
     if elements.dim() == 1:
-        return elements if counted is None else elements + torch.where(counted, 0.0, torch.nan)  # ignored alone, it is 0/0
+        return (
+            elements if counted is None else elements + torch.where(counted, 0.0, torch.nan)
+        )  # the mean of an ignored element alone is 0/0
     by_sample = elements.flatten(1)
     if counted is not None:
         return by_sample.sum(1) / counted.flatten(1).sum(1)
@@ -101,44 +73,11 @@ def _reduced(elements: Tensor, targets: Tensor, reduction: str) -> Tensor:
 
 
 def _alike(function: Any, output: Tree, target: Tree) -> Tree:
-    """The target, batched wherever the output is."""
-    if function in _FUSED and isinstance(target, Tensor) and output.shape == target.shape:
+    """The target, batched by every vmap that batches the output."""
+    if function in FUSED and isinstance(target, Tensor) and output.shape == target.shape:
         return target + torch.zeros_like(output)
     return target
 
 
 def _with_axis(tree: Tree, batch_dim: int) -> Tree:
     return tree_map(lambda leaf: leaf.unsqueeze(batch_dim) if isinstance(leaf, Tensor) else leaf, tree)
-
-
-def _refuse_batch_weights(criterion: Criterion) -> None:
-    """Refuse a criterion whose mean over a batch is not the mean of what it says of each sample alone."""
-    options = (
-        criterion.keywords if isinstance(criterion, partial) else vars(criterion) if isinstance(criterion, nn.Module) else {}
-    )
-    buffers = dict(criterion.named_buffers()) if isinstance(criterion, nn.Module) else {}
-    weight = options.get("weight", buffers.get("weight"))
-    reduction = options.get("reduction", "mean")
-    elementwise = _parts(criterion)[0] in (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
-    if weight is not None and (reduction == "mean" or (elementwise and reduction != "none")):
-        way = "" if elementwise else "use reduction='sum', of each sample its weighted loss, or "
-        msg = (
-            f"criterion must not have weights with reduction={reduction!r}: alone in its batch a sample loses its weight; "
-            f"{way}weigh in a criterion of your own, (output, target) -> one number"
-        )
-        raise ValueError(msg)
-    ignored = options.get("ignore_index", _IGNORED)
-    if ignored != _IGNORED and reduction == "mean":
-        msg = (
-            f"criterion must not have ignore_index={ignored} with reduction='mean': alone in its batch an ignored sample "
-            "is 0/0; use reduction='sum', or mask in a criterion of your own, (output, target) -> one number"
-        )
-        raise ValueError(msg)
-    learned = (
-        [name for name, tensor in criterion.named_parameters() if tensor.requires_grad]
-        if isinstance(criterion, nn.Module)
-        else []
-    )
-    if learned:
-        msg = f"criterion must not have parameters of its own, got {', '.join(learned)}; put them into the model"
-        raise ValueError(msg)

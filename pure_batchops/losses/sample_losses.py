@@ -1,4 +1,4 @@
-"""From a model and a criterion to the loss of each sample, `(params, buffers, batch) -> (n,)`."""
+"""The loss of each sample, `(params, buffers, batch) -> (n,)`, from a model and a criterion."""
 
 from torch import Tensor, nn
 
@@ -18,9 +18,9 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
     The model runs once on the whole batch; the criterion sees one sample at a time, with a batch axis of length one.
 
     Args:
-        model: a module in eval mode (kept as a skeleton without numbers), called as `model(inputs)`, or, where its
-            forward needs several arguments, with the items of a tuple or dict; or a pure `forward(params, buffers, inputs)`.
-        criterion: a loss of torch's, as a module or function, or any `(output, target) -> one number`.
+        model: a module in eval mode, or a pure `forward(params, buffers, inputs)`. A module is called as `model(inputs)`. If
+            its forward needs several arguments, it gets the items of a tuple or dict. The loss keeps a copy without numbers.
+        criterion: one of torch's losses, as a module or function, or any `(output, target) -> one number`.
         batch_dim: the axis of the samples in inputs, outputs and targets.
 
     Returns:
@@ -29,10 +29,10 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
     Raises:
         TypeError: if model is neither a module nor a function, criterion is no function, or batch_dim no whole number.
         ValueError: if the model has batch norm or dropout in training mode, mixes samples by a batch norm without running
-            statistics, or rescales an embedding; if the criterion would weigh a sample differently alone than in its
-            batch, or has parameters. The returned function raises it for a batch that is no pair, is empty,
-            or has inputs and targets of different lengths, for names that the model does not have, and for a
-            criterion that returns several numbers per sample.
+            statistics, or rescales an embedding; if the criterion gives a sample another weight alone than in its batch, or
+            has parameters. The returned function raises it for a batch that is no pair, is empty, or has inputs and targets
+            of different lengths, for names that the model does not have, and for a criterion that returns several numbers
+            per sample.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Modules whose kernels in torch are wrong, or fail, under the transforms of torch.func, spelled out in plain operations."""
+"""Modules in plain operations, where torch's own kernels are wrong or fail under the transforms of torch.func."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,37 +11,37 @@ from torch.nn.functional import linear
 from pure_batchops.torch_privates import InstanceNorm, WeightNorm, WeightNormHook, dims_without_batch, pre_hooks
 
 
-def spelled_out(module: nn.Module) -> Callable[..., Any] | None:
+def rewritten(module: nn.Module) -> Callable[..., Any] | None:
     """The forward pass of a module in plain operations.
 
-    Torch's fused norms take their saved mean and deviation for constants from the third derivative on (2.1 to 2.13): the
-    derivative of a product would be silently wrong. Of its fused weight norm the second derivative is, and every Hessian.
-    Its fused recurrent cells have no rule for vmap and fail when only some of their weights are batched.
+    torch's fused norms treat the saved mean and deviation as constants from the third derivative on (torch 2.1 to 2.13), so
+    the derivative of a product would be silently wrong. Its fused weight norm is wrong in the second derivative already, so
+    in every Hessian. Its fused recurrent cells have no rule for vmap, and fail if only some of their weights are batched.
 
     Returns:
         The function, or None where torch's own is right.
     """
     if isinstance(module, InstanceNorm) and module.running_mean is None:
         return partial(_instance_norm, module)
-    for kind, function in _FORWARDS.items():
+    for kind, forward in _FORWARDS.items():
         if type(module).forward is kind.forward:
-            return partial(function, module)
+            return partial(forward, module)
     return None
 
 
-def spell_out_hooks(module: nn.Module) -> None:
-    """The hooks by which weights were normed before there were parametrizations, in plain operations."""
+def rewrite_hooks(module: nn.Module) -> None:
+    """Rewrite the hooks that `torch.nn.utils.weight_norm` leaves on a module, in place."""
     for hook in pre_hooks(module):
         if isinstance(hook, WeightNormHook):
-            hook.compute_weight = partial(_normed_by_hook, hook)
+            hook.compute_weight = partial(_weight_of_hook, hook)
 
 
-def _normed_by_hook(hook: Any, module: nn.Module) -> Tensor:
+def _weight_of_hook(hook: Any, module: nn.Module) -> Tensor:
     return _weight_norm(hook, getattr(module, hook.name + "_g"), getattr(module, hook.name + "_v"))
 
 
 def _weight_norm(norm: Any, size: Tensor, direction: Tensor) -> Tensor:
-    """‖w‖ is the size, of each slice along the axis `norm.dim`; of the whole if that is −1."""
+    """The direction, scaled to the size: each slice along the axis `norm.dim`, or the whole if that is −1."""
     if norm.dim == -1:
         return direction * (size / torch.linalg.vector_norm(direction))
     axes = [axis for axis in range(direction.dim()) if axis != norm.dim % direction.dim()]

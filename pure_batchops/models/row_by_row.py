@@ -1,4 +1,7 @@
-"""Models that are known to take each sample by itself."""
+"""What is known of chains of torch's modules: whether they keep samples apart, and whether forward mode is right.
+
+These are two promises with a list each. A kind of module belongs into a list only if the promise holds for it.
+"""
 
 from typing import Any
 
@@ -6,27 +9,43 @@ from torch import nn
 
 from pure_batchops.torch_privates import is_hooked
 
-# Of each: rows of the first axis do not meet; of a convolution, where it is of a batch of images.
-_ROW_BY_ROW: tuple[type[nn.Module], ...] = (
-    *(nn.Linear, nn.Identity, nn.Embedding, nn.GroupNorm),
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.ReLU6),
-    *(nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink, nn.Dropout),
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),  # in eval mode, as any other is refused
+Kinds = tuple[type[nn.Module], ...]
+
+_LAYERS: Kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_POOLS: Kinds = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_NORMS: Kinds = (nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # batch norms in evaluation mode
+_ACTIVATIONS: Kinds = (
+    *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh),
+    *(nn.ReLU6, nn.Tanh, nn.Sigmoid, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink, nn.Dropout),
 )
+
+# Each of these treats the rows of axis 0 independently (a convolution or a pool only if its input has a batch axis).
+_ROW_BY_ROW: Kinds = (*_LAYERS, nn.Embedding, *_POOLS, *_NORMS, *_ACTIVATIONS)
+
+# Each of these has the right derivative in forward mode. An embedding does not: there it forgets its padding.
+_RIGHT_IN_FORWARD_MODE: Kinds = (*_LAYERS, *_POOLS, *_NORMS, *_ACTIVATIONS, nn.LayerNorm, nn.Flatten)
 
 
 def is_row_by_row(model: Any) -> bool:
-    """Whether a model is a chain of torch's modules that keep the rows of the first axis apart."""
-    if type(model) is nn.Sequential and not is_hooked(model):
-        return all(map(is_row_by_row, model))
-    if type(model) is nn.Flatten:
-        return model.start_dim > 0 and not is_hooked(model)
-    if type(model) is nn.LayerNorm:
-        return len(model.normalized_shape) == 1 and not is_hooked(model)  # several axes may be all, the samples' among them
-    return type(model) in _ROW_BY_ROW and not is_hooked(model)
+    """Whether a model is a chain of torch's modules that treat the rows of axis 0, the samples, independently."""
+    return all(_treats_rows_independently(module) and not is_hooked(module) for module in _chain(model))
 
 
 def is_right_in_forward_mode(model: Any) -> bool:
-    """Whether a model is such a chain without an embedding, which in forward mode forgets its padding."""
-    return is_row_by_row(model) and not any(isinstance(part, nn.Embedding) for part in model.modules())
+    """Whether a model is a chain of torch's modules that all have the right derivative in forward mode."""
+    return all(type(module) in _RIGHT_IN_FORWARD_MODE and not is_hooked(module) for module in _chain(model))
+
+
+def _chain(model: Any) -> list[Any]:
+    """The modules of a chain, one after another. A model that is no chain is one module."""
+    if type(model) is nn.Sequential and not is_hooked(model):
+        return [part for module in model for part in _chain(module)]
+    return [model]
+
+
+def _treats_rows_independently(module: Any) -> bool:
+    if type(module) is nn.Flatten:
+        return module.start_dim > 0
+    if type(module) is nn.LayerNorm:
+        return len(module.normalized_shape) == 1  # a norm over several axes may include the axis of the samples
+    return type(module) in _ROW_BY_ROW

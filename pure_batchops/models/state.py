@@ -1,14 +1,13 @@
 """The state of a module as plain tensors, `(params, buffers)`, and of an ensemble as one."""
 
-import fnmatch
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pure_batchops.trees import named, named_leaves, rebuilt, same_leaves
+from pure_batchops.models.selection import selected
+from pure_batchops.trees import leaves, map_leaves, named, named_leaves, rebuilt, same_leaves
 from pure_batchops.types import Buffers, Params, Selection, Tree
 
 State = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -20,12 +19,12 @@ def functional_state(model: nn.Module, restrict_to: Selection = None) -> State:
     Args:
         model: any module. It is not changed.
         restrict_to: which parameters to differentiate: a name, a shell pattern such as `"layer4.*"`, several of
-            them, or a predicate on `(name, tensor)`. By default all with `requires_grad=True`; one that is picked
-            is differentiated whatever its `requires_grad`. A tied parameter answers to each of its names.
+            them, or a predicate on `(name, tensor)`. By default all with `requires_grad=True`. A parameter that is
+            picked is differentiated whatever its `requires_grad`. A tied parameter can be picked by each of its names.
 
     Returns:
         `(params, buffers)`, dicts from names to detached tensors that share storage with the model, in the model's
-        order; buffers are the real buffers and the parameters that were not picked.
+        order. Buffers are the real buffers and the parameters that were not picked.
 
     Raises:
         TypeError: if model is no module, or restrict_to is none of the above.
@@ -58,51 +57,14 @@ def functional_state(model: nn.Module, restrict_to: Selection = None) -> State:
     return params, {**frozen, **{name: tensor.detach() for name, tensor in model.named_buffers()}}
 
 
-def selected(selection: Selection) -> Callable[[Mapping[str, Tensor]], list[str]]:
-    """The names that a selection picks, as a function of the tensors; patterns are read here, where nothing is traced.
-
-    Returns:
-        `names(tensors)`, in the order of tensors, which raises a ValueError for a name or pattern that matches nothing.
-
-    Raises:
-        TypeError: if the selection is no name, pattern, several of them, or predicate.
-    """
-    if callable(selection):
-        return lambda tensors: [name for name, tensor in tensors.items() if selection(name, tensor)]
-    texts = [selection] if isinstance(selection, str) else selection
-    if not isinstance(texts, Iterable) or isinstance(texts, (bytes, Tensor)):
-        msg = f"parameters are picked by names, shell patterns or a predicate, got {type(selection).__name__}"
-        raise TypeError(msg)
-    patterns = [(_text(text), re.compile(fnmatch.translate(text))) for text in texts]
-
-    def names(tensors: Mapping[str, Tensor]) -> list[str]:
-        picked: set[str] = set()
-        for text, pattern in patterns:
-            matches = {text} if text in tensors else {name for name in tensors if pattern.match(name)}
-            if not matches:
-                msg = f"no parameter matches {text!r}; there are {', '.join(tensors)}"
-                raise ValueError(msg)
-            picked |= matches
-        return [name for name in tensors if name in picked]
-
-    return names
-
-
-def _text(text: Any) -> str:
-    if not isinstance(text, str):
-        msg = f"a name or pattern of parameters must be a string, got {text!r}"
-        raise TypeError(msg)
-    return text
-
-
 def stack_states(states: Iterable[tuple[Params, Buffers]]) -> tuple[Params, Buffers]:
-    """The states of an ensemble as one, with a leading axis for the members, ready for `torch.vmap`.
+    """The states of an ensemble as one state with a leading axis for the members, ready for `torch.vmap`.
 
     Args:
-        states: `(params, buffers)` of each member, all of the same names and shapes.
+        states: `(params, buffers)` of each member. All have the same names and shapes.
 
     Returns:
-        `(params, buffers)`, each leaf the stack of the members' leaves; new tensors.
+        `(params, buffers)`. Each leaf is a new tensor, the stack of the members' leaves.
 
     Raises:
         ValueError: if there is no member, or members differ in names or shapes.
@@ -121,9 +83,44 @@ def stack_states(states: Iterable[tuple[Params, Buffers]]) -> tuple[Params, Buff
     return _stack("params", list(params)), _stack("buffers", list(buffers))
 
 
-def _checked_state(state: Any) -> tuple[Params, Buffers]:
+def unstack_states(state: tuple[Params, Buffers]) -> list[tuple[Params, Buffers]]:
+    """The states of the members of an ensemble, the inverse of `stack_states`.
+
+    Args:
+        state: `(params, buffers)` with a leading axis for the members on every leaf.
+
+    Returns:
+        `(params, buffers)` of each member. Its tensors are views of the stacked ones: nothing is copied.
+
+    Raises:
+        ValueError: if state is no pair, holds no tensor, or its leaves have leading axes of different lengths.
+
+    Examples:
+        >>> stacked = stack_states([({"w": torch.zeros(2)}, {}), ({"w": torch.ones(2)}, {})])
+        >>> [params["w"] for params, buffers in unstack_states(stacked)]
+        [tensor([0., 0.]), tensor([1., 1.])]
+    """
+    params, buffers = _checked_state(state, "state must be a pair (params, buffers)")
+    lengths = {
+        f"{named(path)} of {what}": leaf.shape[0] if isinstance(leaf, Tensor) and leaf.dim() else None
+        for what, tree in (("params", params), ("buffers", buffers))
+        for path, leaf in named_leaves(tree).items()
+    }
+    members = next(iter(lengths.values()), None)
+    if not members or set(lengths.values()) != {members}:
+        seen = ", ".join(f"{length or 'none'} at {where}" for where, length in lengths.items()) or "no tensor"
+        msg = f"state must have a leading axis of one length on every leaf, one entry for each member, got {seen}"
+        raise ValueError(msg)
+    return [(_member(params, i), _member(buffers, i)) for i in range(members)]
+
+
+def _member(tree: Tree, i: int) -> Tree:
+    return map_leaves(lambda leaf: leaf[i], tree) if leaves(tree) else tree
+
+
+def _checked_state(state: Any, rule: str = "states must be an iterable of pairs (params, buffers)") -> tuple[Params, Buffers]:
     if not isinstance(state, (tuple, list)) or len(state) != 2:
-        msg = f"states must be an iterable of pairs (params, buffers), got an item of {type(state).__name__}"
+        msg = f"{rule}, got {type(state).__name__}"
         raise ValueError(msg)
     return state[0], state[1]
 

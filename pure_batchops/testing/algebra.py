@@ -5,9 +5,10 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from pure_batchops.batches import has_samples
 from pure_batchops.testing.agreement import Tolerance, agree
 from pure_batchops.testing.case import Case, combined, product, vector
-from pure_batchops.testing.parts import cut, has_points
+from pure_batchops.testing.parts import cut
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import Tree
 
@@ -64,7 +65,7 @@ def semi_definite(case: Case) -> bool:
 
 def split(case: Case) -> bool:
     """The product of a batch must be the mean over its parts, weighted by their points: m(batch) is a mean over samples."""
-    tensors = [leaf for leaf in leaves(case.batch) if has_points(leaf, case.batch_dim)]
+    tensors = [leaf for leaf in leaves(case.batch) if has_samples(leaf, case.batch_dim)]
     if not tensors or tensors[0].shape[case.batch_dim] < 2:
         return False
     v = vector(case, 1)

@@ -1,19 +1,35 @@
-"""A case: one operation at one point, the vectors that are drawn for it, and calls that a wrong operation cannot spoil."""
+"""A case: an operation or a loss at one point, random vectors for it, and calls that a wrong operation cannot spoil."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from pure_batchops.testing.agreement import Tolerance
 from pure_batchops.trees import leaves, map_leaves, rebuilt, tree_flatten, tree_map
-from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
+from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree, Vector
 from pure_batchops.vectors import is_uniform
+
+MEMBERS = 3
+"""How many members an ensemble has."""
+
+
+class Point(Protocol):
+    """Where an operation or a loss is checked."""
+
+    @property
+    def params(self) -> Params: ...
+    @property
+    def buffers(self) -> Buffers: ...
+    @property
+    def batch(self) -> Batch: ...
+    @property
+    def seed(self) -> int: ...
 
 
 class Case(NamedTuple):
-    """An operation, the point at which it is checked, and the options of the check."""
+    """An operation, the point where it is checked, and the options of the check."""
 
     op: Operation
     params: Params
@@ -26,12 +42,24 @@ class Case(NamedTuple):
     backend: str = "aot_eager"
 
 
+class LossCase(NamedTuple):
+    """A loss, the point where it is checked, and the options of the check."""
+
+    loss: SampleLosses
+    params: Params
+    buffers: Buffers
+    batch: Batch
+    batch_dim: int
+    seed: int
+    tolerance: Tolerance
+
+
 Law = Callable[[Any], bool]
-"""Takes a case, raises an AssertionError where the law is broken, and returns whether there was anything to check."""
+"""Takes a case, raises an AssertionError if the law is broken, and returns whether there was anything to check."""
 
 
 def product(case: Case, v: Vector) -> Vector:
-    """The product, of copies of the arguments: what an operation does to those reaches no other call."""
+    """The product for copies of the arguments. Whatever the operation does to the copies, other calls do not see it."""
     return case.op(*map(copied, (case.params, case.buffers, case.batch, v)))
 
 
@@ -40,23 +68,23 @@ def copied(tree: Tree) -> Tree:
     return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, tree)
 
 
-def vector(case: Case, salt: int, count: int | None = None) -> Tree:
-    """The random tree of this salt, like params, with a leading axis for K vectors."""
+def vector(case: Point, salt: int, count: int | None = None) -> Tree:
+    """A random tree like params, another one for each salt. With a count, it holds that many vectors on a leading axis."""
     generator = torch.Generator().manual_seed(case.seed + salt)
     lead = () if count is None else (count,)
     numbers = [torch.randn((*lead, *leaf.shape), generator=generator, dtype=torch.float64) for leaf in leaves(case.params)]
     return rebuilt(case.params, [number.to(leaf) for number, leaf in zip(numbers, leaves(case.params), strict=True)])
 
 
-def flat(case: Case, tree: Tree, count: int | None = None) -> Tensor:
-    """A tree like params as (D,), K of them as (K, D)."""
+def flat(case: Point, tree: Tree, count: int | None = None) -> Tensor:
+    """A tree like params as (D,), or K such trees as (K, D)."""
     lead = () if count is None else (count,)
     sized = zip(leaves(tree), leaves(case.params), strict=True)
     return torch.cat([leaf.reshape(*lead, like.numel()) for leaf, like in sized], -1)
 
 
-def flattest(case: Case, tree: Tree, count: int | None = None) -> Vector:
-    """The tree in its flat form, where there is one: leaves of two dtypes or devices make no vector."""
+def flattest(case: Point, tree: Tree, count: int | None = None) -> Vector:
+    """The tree in its flat form. Leaves of several dtypes or devices have none, so then it is the tree."""
     return flat(case, tree, count) if is_uniform(case.params) else tree
 
 
@@ -66,15 +94,31 @@ def combined(a: float, one: Tree, b: float, other: Tree) -> Tree:
 
 
 def row(trees: Tree, i: int) -> Tree:
-    """The i-th of stacked trees."""
+    """Tree number i of stacked trees."""
     return map_leaves(lambda leaf: leaf[i], trees)
 
 
 def stacked(trees: list[Tree]) -> Tree:
-    """The trees as one, with a leading axis."""
+    """The trees as one tree with a leading axis."""
     return map_leaves(lambda *group: torch.stack(group), *trees)
 
 
 def holds_only_tensors(tree: Tree) -> bool:
     """Whether a tree can be stacked."""
     return all(isinstance(leaf, Tensor) for leaf in tree_flatten(tree)[0])
+
+
+def members(case: Point) -> list[Params]:
+    """An ensemble: the params and two more near them."""
+    return [case.params, *(combined(1, case.params, 0.1, vector(case, salt)) for salt in range(2, 1 + MEMBERS))]
+
+
+def stacked_state(case: Point, ensemble: list[Params]) -> tuple[Tree, Tree, int | None]:
+    """The params of an ensemble, stacked, and the buffers, stacked too if they hold only tensors.
+
+    Returns:
+        Params, buffers, and the axis of the buffers for `torch.vmap`.
+    """
+    if holds_only_tensors(case.buffers):
+        return stacked(ensemble), stacked([case.buffers] * len(ensemble)), 0
+    return stacked(ensemble), copied(case.buffers), None

@@ -3,26 +3,18 @@
 import torch
 from torch import Tensor
 
-from pure_batchops.batches import n_points
-from pure_batchops.trees import tree_flatten, tree_map, tree_unflatten
+from pure_batchops.batches import has_samples, n_points, part
+from pure_batchops.trees import tree_flatten, tree_unflatten
 from pure_batchops.types import Batch
 
 
 def cut(batch: Batch, axis: int, seed: int) -> list[tuple[Batch, int]]:
-    """The batch in two to four consecutive parts, cut at random, each with its number of points; as it is if it holds one."""
+    """The batch in two to four consecutive parts, cut at random, each with its number of points. One point is one part."""
     n = n_points(batch, axis)
     places = torch.randperm(n - 1, generator=torch.Generator().manual_seed(seed))[:3].sort().values + 1
     edges = [0, *places.tolist(), n]
-    return [(_part(batch, axis, start, stop - start), stop - start) for start, stop in zip(edges, edges[1:], strict=False)]
-
-
-def _part(batch: Batch, axis: int, start: int, length: int) -> Batch:
-    return tree_map(lambda leaf: leaf.narrow(axis, start, length) if has_points(leaf, axis) else leaf, batch)
-
-
-def has_points(leaf: object, axis: int) -> bool:
-    """Whether a leaf of a batch is a tensor with the axis of the points; others are shared by all points."""
-    return isinstance(leaf, Tensor) and -leaf.dim() <= axis < leaf.dim()
+    sizes = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
+    return [(part(batch, start, size, axis, n), size) for start, size in zip(edges, sizes, strict=False)]
 
 
 def joined(batches: list[Batch], axis: int) -> Batch | None:
@@ -35,12 +27,12 @@ def joined(batches: list[Batch], axis: int) -> Batch | None:
     if not all(_fit(column, axis) for column in columns):
         return None
     return tree_unflatten(
-        [torch.cat(column, axis) if has_points(leaf, axis) else leaf for leaf, column in zip(first, columns, strict=True)],
+        [torch.cat(column, axis) if has_samples(leaf, axis) else leaf for leaf, column in zip(first, columns, strict=True)],
         spec,
     )
 
 
 def _fit(column: tuple[object, ...], axis: int) -> bool:
-    if not all(has_points(leaf, axis) for leaf in column):
-        return not any(has_points(leaf, axis) for leaf in column)
+    if not all(has_samples(leaf, axis) for leaf in column):
+        return not any(has_samples(leaf, axis) for leaf in column)
     return len({leaf.narrow(axis, 0, 1).shape for leaf in column if isinstance(leaf, Tensor)}) == 1

@@ -1,45 +1,58 @@
-"""The laws of a pure function: it vmaps, nests, compiles, and leaves what it is given alone."""
+"""The laws of a pure function: it works under torch.vmap, also nested, compiles, and does not change its arguments."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from pure_batchops.batches import has_samples
 from pure_batchops.testing.agreement import EXACT, agree
-from pure_batchops.testing.case import Case, combined, copied, flattest, holds_only_tensors, product, row, stacked, vector
-from pure_batchops.testing.parts import has_points
+from pure_batchops.testing.case import (
+    MEMBERS,
+    Case,
+    copied,
+    flattest,
+    holds_only_tensors,
+    members,
+    product,
+    row,
+    stacked,
+    stacked_state,
+    vector,
+)
+from pure_batchops.torch_privates import version
 from pure_batchops.trees import Path, named, named_leaves, tree_map
-from pure_batchops.types import Params, Tree, Vector
-
-_MEMBERS = 3
+from pure_batchops.types import Tree, Vector
 
 
 def ensemble(case: Case) -> bool:
     """The operation under torch.vmap over an ensemble of parameters must be the loop over its members."""
-    members = _members(case)
-    params, buffers, along = _stacked_state(case, members)
-    v = vector(case, 1, _MEMBERS)
-    each = [product(case._replace(params=member), row(v, i)) for i, member in enumerate(members)]
+    each = members(case)
+    params, buffers, along = stacked_state(case, each)
+    v = vector(case, 1, MEMBERS)
+    expected = stacked([product(case._replace(params=member), row(v, i)) for i, member in enumerate(each)])
     own = torch.vmap(case.op, in_dims=(0, along, None, 0))(*map(copied, (params, buffers, case.batch, v)))
-    agree(own, stacked(each), case.tolerance, "with a v for each member")
+    agree(own, expected, case.tolerance, "with a v for each member")
     one = flattest(case, row(v, 0))
-    same = [product(case._replace(params=member), one) for member in members]
+    expected = stacked([product(case._replace(params=member), one) for member in each])
     shared = torch.vmap(case.op, in_dims=(0, along, None, None))(*map(copied, (params, buffers, case.batch, one)))
-    agree(shared, stacked(same), case.tolerance, "with one v for all members")
+    agree(shared, expected, case.tolerance, "with one v for all members")
     return True
 
 
 def nested(case: Case) -> bool:
     """The operation under one torch.vmap inside another, over batches and vectors, and over members, must be the loops."""
-    members = _members(case)
-    params, buffers, along = _stacked_state(case, members)
+    each = members(case)
+    params, buffers, along = stacked_state(case, each)
     pair = vector(case, 1, 2)
     vectors = [flattest(case, row(pair, i)) for i in range(2)]
-    flipped = tree_map(lambda leaf: leaf.flip(case.batch_dim) if has_points(leaf, case.batch_dim) else leaf, case.batch)
+    flipped = tree_map(lambda leaf: leaf.flip(case.batch_dim) if has_samples(leaf, case.batch_dim) else leaf, case.batch)
     batches = [case.batch, flipped if holds_only_tensors(case.batch) else case.batch]
     over, both = (0, stacked(batches)) if holds_only_tensors(case.batch) else (None, copied(case.batch))
     inner = torch.vmap(case.op, in_dims=(0, along, None, None))
     products = torch.vmap(inner, in_dims=(None, None, over, 0))(params, buffers, both, stacked(vectors))
-    for i, j in ((0, 0), (1, _MEMBERS - 1)):
-        expected = product(case._replace(params=members[j], batch=batches[i]), vectors[i])
+    for i, j in ((0, 0), (1, MEMBERS - 1)):
+        expected = product(case._replace(params=each[j], batch=batches[i]), vectors[i])
         agree(row(row(products, i), j), expected, case.tolerance, f"for v {i} and member {j}")
     return True
 
@@ -53,35 +66,53 @@ def untouched(case: Case) -> bool:
 
 
 def check_untouched(case: Case, v: Vector) -> None:
-    """Check that a product changes none of the tensors that the operation is given, and returns none of their memory.
+    """Check that an operation changes no argument, and that its product shares no memory with them.
 
     Raises:
         AssertionError: if it does.
     """
     given = {"params": case.params, "buffers": case.buffers, "batch": case.batch, "v": v}
     given = {name: copied(argument) for name, argument in given.items()}
-    before = _tensors(given)
-    values, versions = copied(list(before.values())), {path: _version(leaf) for path, leaf in before.items()}
-    result = case.op(*given.values())
-    after = _tensors(given)
-    if list(after) != list(before) or any(after[path] is not leaf for path, leaf in before.items()):
-        changed = [named(path) for path in {**before, **after} if after.get(path) is not before.get(path)]
-        msg = (
-            f"got other tensors, or in another order, in the containers of the arguments: {', '.join(changed) or 'the order'}"
-        )
+    result = result_of_untouched(case.op, given)
+    owners = {_memory(leaf): path for path, leaf in _tensors(given).items() if leaf.numel()}
+    for path, leaf in _tensors(result).items():
+        if leaf.numel() and _memory(leaf) in owners:
+            msg = f"got a product that shares the memory of the argument {named(owners[_memory(leaf)])}, at {named(path)}"
+            raise AssertionError(msg)
+
+
+def result_of_untouched(function: Callable[..., Tree], given: dict[str, Tree]) -> Tree:
+    """The result of a function, which must not change its arguments.
+
+    Args:
+        function: takes the arguments in their order.
+        given: the arguments by their names.
+
+    Returns:
+        The result.
+
+    Raises:
+        AssertionError: if a container or a tensor of the arguments is changed.
+    """
+    leaves_before, before = named_leaves(given), _tensors(given)
+    values, versions = copied(list(before.values())), {path: version(leaf) for path, leaf in before.items()}
+    result = function(*given.values())
+    leaves_after = named_leaves(given)
+    if list(leaves_after) != list(leaves_before) or any(
+        leaves_after[path] is not leaf for path, leaf in leaves_before.items()
+    ):
+        paths = {**leaves_before, **leaves_after}
+        changed = [named(path) for path in paths if leaves_after.get(path) is not leaves_before.get(path)]
+        msg = f"got other leaves, or in another order, in the containers of the arguments: {', '.join(changed) or 'the order'}"
         raise AssertionError(msg)
     for (path, leaf), value in zip(before.items(), values, strict=True):
         agree(leaf.nan_to_num(), value.nan_to_num(), EXACT, f"in the argument {named(path)} after the call")
-        if _version(leaf) != versions[path]:
+        if version(leaf) != versions[path]:
             msg = (
-                f"got version {_version(leaf)} of {named(path)} where {versions[path]} is expected: it was written to in place"
+                f"got version {version(leaf)} of {named(path)} where {versions[path]} is expected: it was written to in place"
             )
             raise AssertionError(msg)
-    owners = {_memory(leaf): path for path, leaf in before.items() if leaf.numel()}
-    for path, leaf in _tensors(result).items():
-        if leaf.numel() and _memory(leaf) in owners:
-            msg = f"got a product whose memory, at {named(path)}, is that of the argument {named(owners[_memory(leaf)])}"
-            raise AssertionError(msg)
+    return result
 
 
 def compiled(case: Case) -> bool:
@@ -96,25 +127,9 @@ def compiled(case: Case) -> bool:
     return True
 
 
-def _members(case: Case) -> list[Params]:
-    """The params and two more near them."""
-    return [case.params, *(combined(1, case.params, 0.1, vector(case, salt)) for salt in range(2, 1 + _MEMBERS))]
-
-
-def _stacked_state(case: Case, members: list[Params]) -> tuple[Tree, Tree, int | None]:
-    """The params of all members, buffers for each if they can be stacked, and the axis of the latter for vmap."""
-    if holds_only_tensors(case.buffers):
-        return stacked(members), stacked([case.buffers] * _MEMBERS), 0
-    return stacked(members), copied(case.buffers), None
-
-
 def _tensors(tree: Tree) -> dict[Path, Tensor]:
     return {path: leaf for path, leaf in named_leaves(tree).items() if isinstance(leaf, Tensor)}
 
 
 def _memory(leaf: Tensor) -> int:
     return leaf.untyped_storage().data_ptr()
-
-
-def _version(leaf: Tensor) -> int:
-    return leaf._version  # noqa: SLF001  # how often it was written to

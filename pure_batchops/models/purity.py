@@ -1,0 +1,90 @@
+"""Modules that are no pure functions are refused: they draw random numbers, write into their state, or mix samples."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pure_batchops import tracing
+from pure_batchops.torch_privates import BatchNorm, Dropout, InstanceNorm, version
+from pure_batchops.types import Buffers, Tree
+
+
+def refuse_impure_modules(model: nn.Module) -> None:
+    """Refuse modules of torch that are known not to be pure.
+
+    Raises:
+        ValueError: if a module mixes samples, writes into its parameters, or is a batch norm or dropout in training mode.
+    """
+    for name, module in model.named_modules():
+        where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
+        if isinstance(module, BatchNorm) and module.running_mean is None:
+            msg = f"model must not mix the samples of a batch, got {where} without running statistics"
+            raise ValueError(msg)
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None:
+            msg = (
+                f"model must not write into its parameters, got {where} with max_norm={module.max_norm}, which rescales its "
+                "weight in place; set max_norm to None"
+            )
+            raise ValueError(msg)
+        if module.training:
+            _refuse_training_mode(where, module)
+
+
+def _refuse_training_mode(where: str, module: nn.Module) -> None:
+    if isinstance(module, BatchNorm) or (isinstance(module, InstanceNorm) and module.track_running_stats):
+        msg = f"model must not have batch norm in training mode, got {where}; call model.eval()"
+        raise ValueError(msg)
+    rate = getattr(module, "p" if isinstance(module, Dropout) else "dropout", 0)
+    if isinstance(module, nn.RReLU) or (isinstance(rate, (int, float)) and rate > 0):
+        msg = f"model must not have dropout in training mode, got {where}; call model.eval()"
+        raise ValueError(msg)
+
+
+def purity_check(model: nn.Module) -> Callable[[Callable[[Buffers], Tree], Buffers], Tree]:
+    """How to run a forward pass of the model, so that whatever it does besides is an error.
+
+    Modules of torch in evaluation mode need no check. A module of the user's may write into its buffers; in training mode it
+    may also draw random numbers. The compiler cannot trace the check, so compiled code skips it.
+
+    Returns:
+        `run(outputs, buffers)`, which returns `outputs(buffers)`.
+    """
+    is_training = any(module.training for module in model.modules())
+    if not is_training and all(map(is_torchs, model.modules())):
+        return lambda outputs, buffers: outputs(buffers)
+    watched = {name for name, _ in model.named_buffers()}
+
+    def run(outputs: Callable[[Buffers], Tree], buffers: Buffers) -> Tree:
+        if tracing.compiling():
+            return outputs(buffers)
+        before = random_states() if is_training else []
+        copies = {name: tensor.clone() if name in watched else tensor for name, tensor in buffers.items()}
+        tracked = {name: copies[name] for name in watched & copies.keys() if not copies[name].is_inference()}
+        versions = {name: version(tensor) for name, tensor in tracked.items()}
+        result = outputs(copies)
+        written = [name for name, tensor in tracked.items() if version(tensor) != versions[name]]
+        drew = is_training and not all(map(torch.equal, before, random_states()))
+        if written or drew:
+            raise _impure(written, is_training=is_training)
+        return result
+
+    return run
+
+
+def _impure(written: list[str], *, is_training: bool) -> ValueError:
+    did = f"wrote into its buffers {', '.join(written)}" if written else "drew random numbers (functional dropout?)"
+    way = (
+        f"in training mode it {did}; call model.eval()" if is_training else f"it {did}; let its forward return what it writes"
+    )
+    return ValueError(f"model must be a pure function of params and buffers, but {way}")
+
+
+def random_states() -> list[Tensor]:
+    """The states of the generators that a forward pass may draw from."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
+def is_torchs(module: nn.Module) -> bool:
+    """Whether a module is one of torch's own, whose behaviour is known."""
+    return type(module).__module__.startswith("torch.nn.modules.")
