@@ -1,0 +1,1 @@
+"""Tables: rows whose fields carry their format, as text and as JSON."""
