@@ -1,4 +1,4 @@
-"""Two sides of one comparison, and the loop that measures them: the tables `figures` and `inverses` are lists of these."""
+"""Comparisons of two sides, and the loop that measures them. The tables `figures` and `inverses` are lists of comparisons."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, NamedTuple
@@ -9,7 +9,7 @@ from benchmarks.cases.problems import RECIPES, Problem, problem_named
 from benchmarks.memory import peak_memories
 from benchmarks.plan import Plan, progress
 from benchmarks.report.table import Column, Difference, Milliseconds, PeakMemory, Ratio, Remark
-from benchmarks.times import Effort, in_turn
+from benchmarks.times import Call, Effort, in_turn
 
 AGREEMENT = 0.01
 """Two sides give the same number if they differ by at most this share of its norm: solves stop at a residual of 0.001."""
@@ -73,24 +73,31 @@ def figures(comparisons: Iterable[Comparison], plan: Plan) -> Iterator[Figure]:
 
 
 def measured(comparison: Comparison, effort: Effort) -> Figure:
-    """The figure of a comparison. Sides that should give the same number and do not are not timed."""
+    """The figure of a comparison, without its times if the sides should give the same number and do not."""
     name, operation = comparison.problem, comparison.operation
     samples = comparison.samples or RECIPES[name].samples
     problem = problem_named(name, samples)
     figure = Figure(comparison.name, name, operation, comparison.over)
+    results: dict[str, Any] = {}
     try:
-        sides = [comparison.ours(problem, operation), comparison.theirs(problem, operation)]
+        ours = _kept(comparison.ours(problem, operation), results, "ours")
+        theirs = _kept(comparison.theirs(problem, operation), results, "theirs")
     except NotMeasured as reason:
         return figure._replace(remark=str(reason))
+    turns = in_turn([ours, theirs], effort)
     if comparison.same:
-        figure = figure._replace(differ_by=_difference(*(call() for call in sides)))
+        figure = figure._replace(differ_by=_difference(**results))
         if not figure.differ_by <= AGREEMENT:
             return figure._replace(remark="another number")
-    turns = in_turn(sides, effort)
     figure = figure._replace(ratio=turns.ratio(0, 1), ms=1000 * turns.median(0), theirs_ms=1000 * turns.median(1))
     if comparison.memory is None:
         return figure
     return figure._replace(peak=peak_memories(name, samples, [comparison.memory])[0])
+
+
+def _kept(call: Call, results: dict[str, Any], side: str) -> Call:
+    """The call, which also keeps its result: a further call to compare the numbers may take a minute."""
+    return lambda: results.update({side: call()})
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
