@@ -1,13 +1,13 @@
 """Time and peak memory of every operation, and of its peers: `python -m benchmarks`, from the root of the repository.
 
-The rooms, each of which imports only from those before it:
+Each room imports only from the rooms before it:
 
     times          seconds of calls that take turns
     cases/         what is measured: problems, operations on them, influences
     contestants/   who else computes the same: one file each
     plan           what one run measures
     memory         peak memory in a fresh process, a command too
-    report/        tables as text and as JSON
+    report         tables as text and as JSON
     comparison     two sides, one figure, one loop
     tables/        one file for each section
     pictures/      the tables, drawn

@@ -15,8 +15,7 @@ from benchmarks.contestants import CONTESTANTS, field
 from benchmarks.memory import is_measurable
 from benchmarks.pictures import drawn
 from benchmarks.plan import Plan
-from benchmarks.report.machine import document, heading
-from benchmarks.report.table import Table, printed
+from benchmarks.report import Table, document, heading, printed
 from benchmarks.tables.figures import figures_table
 from benchmarks.tables.growth import growth_table
 from benchmarks.tables.inverses import inverses_table
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None, rounds: int | None = None) -> N
     """Print the tables, and write the files that the options ask for.
 
     Args:
-        arguments: the command line; by default that of the process.
+        arguments: the command line; by default the arguments of the process.
         rounds: the most rounds; by default what the options imply.
     """
     options = _parser().parse_args(arguments)

@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.cases.problems import RECIPES, Problem, problem_named
 from benchmarks.memory import peak_memories
 from benchmarks.plan import Plan, progress
-from benchmarks.report.table import Column, Difference, Milliseconds, PeakMemory, Ratio, Remark
+from benchmarks.report import Column, Difference, Milliseconds, PeakMemory, Ratio, Remark
 from benchmarks.times import Call, Effort, in_turn
 
 AGREEMENT = 0.01
@@ -29,7 +29,7 @@ class Comparison(NamedTuple):
         ours: one side.
         theirs: the other side.
         same: whether the calls of both sides return the same numbers, and the loop compares them.
-        samples: the size of the batch, if it is not that of the problem.
+        samples: the size of the batch; by default the size in the recipe.
         memory: the name in `benchmarks.memory` of the call whose peak memory is measured, if any.
     """
 

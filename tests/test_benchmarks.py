@@ -21,7 +21,7 @@ from benchmarks.contestants import CONTESTANTS, Contestant, Field, Multiplicatio
 from benchmarks.memory import peak_memories
 from benchmarks.pictures import drawn
 from benchmarks.plan import Plan
-from benchmarks.report.table import Table, columns
+from benchmarks.report import Table, columns
 from benchmarks.tables import figures, growth, inverses, peers
 from benchmarks.tables.operations import Cost, cases
 from benchmarks.tables.peers import Match, compared

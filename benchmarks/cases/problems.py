@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pure_batchops import SampleLosses, functional_state, sample_losses
+from pure_batchops import SampleLosses, functional_state, sample_losses, stack_states
 
 Batch = tuple[Tensor, Tensor]
 
@@ -101,6 +101,11 @@ def members(problem: Problem, count: int) -> list[Problem]:
         params, buffers = functional_state(model)
         copies.append(problem._replace(model=model, params=params, buffers=buffers))
     return copies
+
+
+def stacked_members(problem: Problem, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The params and buffers of the ensemble, each with a leading axis."""
+    return stack_states([(member.params, member.buffers) for member in members(problem, count)])
 
 
 def perceptron(*widths: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:

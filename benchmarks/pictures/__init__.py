@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.contestants import EXTRA
 from benchmarks.pictures.growth import growth_picture
 from benchmarks.pictures.peers import peers_picture
-from benchmarks.report.table import Table
+from benchmarks.report import Table
 
 PICTURES = {"peers": peers_picture, "growth": growth_picture}
 

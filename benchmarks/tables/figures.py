@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases.operations import OPERATIONS
-from benchmarks.cases.problems import Problem, members, plain_gradient, vectors
+from benchmarks.cases.problems import Problem, members, plain_gradient, stacked_members, vectors
 from benchmarks.comparison import Comparison, Figure, NotMeasured, figures
 from benchmarks.contestants import Multiplication, Products, reason
 from benchmarks.plan import Plan
-from benchmarks.report.table import Table, columns
+from benchmarks.report import Table, columns
 from benchmarks.times import Call
-from pure_batchops import stack_states
 
 MEMBERS = 32
 
@@ -69,8 +68,8 @@ def _compiled_ensemble(problem: Problem, operation: str) -> Call:
 
 def _of_ensemble(problem: Problem, operation: str) -> tuple[Any, ...]:
     """The operation under vmap over the members, and its arguments."""
-    states = stack_states([(member.params, member.buffers) for member in members(problem, MEMBERS)])
-    return torch.vmap(OPERATIONS[operation](problem), in_dims=(0, 0, None, None)), *states, problem.batch, vectors(problem)
+    multiply = torch.vmap(OPERATIONS[operation](problem), in_dims=(0, 0, None, None))
+    return multiply, *stacked_members(problem, MEMBERS), problem.batch, vectors(problem)
 
 
 def _after_compilation(function: Callable[..., Any], *arguments: Any) -> Call:

@@ -18,7 +18,7 @@ from benchmarks.cases.problems import (
 )
 from benchmarks.memory import peak_memories
 from benchmarks.plan import Plan, progress
-from benchmarks.report.table import Column, PeakMemory, Table, columns
+from benchmarks.report import Column, PeakMemory, Table, columns
 from benchmarks.times import Call, in_turn
 
 OURS = "ours"

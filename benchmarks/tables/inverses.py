@@ -9,12 +9,12 @@ from torch import Tensor
 
 from benchmarks.cases.influences import DAMPING, SAMPLES, divided, influences
 from benchmarks.cases.operations import OPERATIONS
-from benchmarks.cases.problems import Problem, members, vectors
+from benchmarks.cases.problems import Problem, stacked_members, vectors
 from benchmarks.comparison import Comparison, Figure, figures
 from benchmarks.contestants import Influences
 from benchmarks.plan import Plan
-from benchmarks.report.table import Table, columns
-from pure_batchops import Operation, conjugate_gradient_solution, stack_states
+from benchmarks.report import Table, columns
+from pure_batchops import Operation, conjugate_gradient_solution
 
 STEPS = 10
 MEMBERS = 16
@@ -35,7 +35,7 @@ def inverses_table(plan: Plan) -> Table:
 
 
 def comparisons(contestants: Mapping[str, Influences]) -> Iterator[Comparison]:
-    """The comparisons of solves, and those of influences with these contestants."""
+    """The comparisons of solves, and the comparisons of influences with these contestants."""
     for problem in ("tiny", "mlp", "cnn"):
         for operation in ("hessian", "gauss_newton", "generalized_gauss_newton"):
             yield Comparison("at", problem, operation, f"{STEPS} steps without op.at", _solve, _solve_from_scratch)
@@ -74,8 +74,8 @@ def _solved(problem: Problem, op: Operation) -> Callable[[], Tensor]:
 
 
 def _solve_of_all(problem: Problem, operation: str) -> Callable[[], Tensor]:
-    states = stack_states([(member.params, member.buffers) for member in members(problem, MEMBERS)])
-    solve, v = torch.vmap(_solution(OPERATIONS[operation](problem)), in_dims=(0, 0, None, None)), vectors(problem)
+    solve = torch.vmap(_solution(OPERATIONS[operation](problem)), in_dims=(0, 0, None, None))
+    states, v = stacked_members(problem, MEMBERS), vectors(problem)
     return lambda: solve(*states, problem.batch, v).solution
 
 

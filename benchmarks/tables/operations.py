@@ -9,7 +9,7 @@ from benchmarks.cases.operations import GRADIENT, OPERATIONS, product
 from benchmarks.cases.problems import RECIPES, Problem, dimension, plain_gradient, problem_named, vectors
 from benchmarks.memory import peak_memories
 from benchmarks.plan import Plan, progress
-from benchmarks.report.table import Column, Gradients, PeakMemory, Table, columns
+from benchmarks.report import Column, Gradients, PeakMemory, Table, columns
 from benchmarks.times import Effort, in_turn
 
 VECTORS = 16
@@ -75,7 +75,7 @@ def _rows(todo: Sequence[Case], plan: Plan) -> Iterator[Cost]:
 
 
 def _timed(cost: Cost, problem: Problem, effort: Effort) -> Cost:
-    """The row with its times, all of which are taken in turn."""
+    """The row with its times, all taken in turn."""
     gradient = plain_gradient(problem)
     if cost.operation == GRADIENT:
         return cost._replace(gradient_ms=1000 * in_turn([gradient], effort).median(0))

@@ -10,7 +10,7 @@ from benchmarks.cases.operations import OPERATIONS, REGULARIZATION, product
 from benchmarks.cases.problems import RECIPES, Problem, dimension, plain_gradient, problem_named, vectors
 from benchmarks.contestants import Multiplication, NotOffered, reason
 from benchmarks.plan import Plan, progress
-from benchmarks.report.table import Column, Difference, Gradients, Remark, Table, columns
+from benchmarks.report import Column, Difference, Gradients, Remark, Table, columns
 from benchmarks.tables.operations import VECTORS
 from benchmarks.times import Effort, in_turn
 

@@ -1,16 +1,17 @@
-"""Tables whose rows come one by one, and are printed as they come.
+"""Tables as text, printed row by row as they are measured, and as JSON.
 
-A row is a NamedTuple. The type of each field says how its cells are printed:
-
-    class Row(NamedTuple):
-        problem: Annotated[str, Column("<11")]
-        theirs_ms: Annotated[float | None, Column(">9.3f")] = None
-
-A cell that was not measured is None. The text shows a dash, and the JSON null.
+A row is a NamedTuple. The type of each field says how its cells are printed: `ms: Annotated[float | None, Column(">9.3f")]`. A
+cell that was not measured is None: a dash in the text, null in the JSON.
 """
 
+import platform
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
+
+import torch
+
+from benchmarks.contestants import Field
 
 
 class Column(NamedTuple):
@@ -69,9 +70,43 @@ def printed(table: Table) -> Table:
     return table._replace(rows=rows)
 
 
-def as_json(table: Table) -> list[dict[str, object]]:
-    """The rows, each a dict from headings to cells."""
-    return [{column.heading: getattr(row, name) for name, column in table.columns.items()} for row in table.rows]
+def machine() -> dict[str, str]:
+    """What the figures depend on."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": f"{torch.get_num_threads()}",
+        "numbers": "float32",
+    }
+
+
+def heading(field: Field, rounds: int) -> str:
+    """The machine, the versions of the contestants, and the missing contestants."""
+    one = machine()
+    lines = [
+        f"torch {one['torch']}, python {one['python']}, {one['platform']}, {one['processor']}",
+        f"threads: {one['threads']}, rounds: {rounds}, {one['numbers']}",
+    ]
+    if field.versions:
+        lines.append(f"contestants: {', '.join(f'{name} {version}' for name, version in field.versions.items())}")
+    return "\n".join(lines + [f"missing: {name} ({reason})" for name, reason in field.missing.items()])
+
+
+def document(field: Field, rounds: int, tables: Mapping[str, Table]) -> dict[str, object]:
+    """Everything that is printed, for JSON."""
+    return {
+        "machine": machine(),
+        "rounds": rounds,
+        "versions": field.versions,
+        "missing": field.missing,
+        "tables": {name: [_headed(table.columns, row) for row in table.rows] for name, table in tables.items()},
+    }
+
+
+def _headed(columns: Mapping[str, Column], row: Any) -> dict[str, object]:
+    return {column.heading: getattr(row, name) for name, column in columns.items()}
 
 
 def _line(columns: Mapping[str, Column], cells: Mapping[str, object]) -> str:
@@ -86,3 +121,9 @@ def _text(cell: object, form: str, heading: str) -> str:
     else:
         text = "-" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell)
     return format(text, f"{form[0]}{max(int(width), len(heading))}")
+
+
+def _processor() -> str:
+    described = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    names = [text.partition(":")[2].strip() for text in described.splitlines() if text.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,1 +1,0 @@
-"""Tables: rows whose fields carry their format, as text and as JSON."""
