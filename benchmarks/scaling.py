@@ -130,9 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print what is predicted and measured, and draw it if a picture is asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="the figures are medians over these rounds")
-    parser.add_argument(
-        "--batches", type=int, default=BATCHES, help=f"their number, each with {SAMPLES} samples, divided among the ranks"
-    )
+    parser.add_argument("--batches", type=int, default=BATCHES, help=f"of {SAMPLES} samples, divided among the ranks")
     parser.add_argument("--model", action="append", choices=list(LAYERS), help="only this one")
     parser.add_argument("--picture", type=Path, help="draw the table there, with matplotlib")
     options = parser.parse_args(arguments)

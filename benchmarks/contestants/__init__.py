@@ -97,5 +97,5 @@ def field(names: Collection[str] | None = None) -> Field:
 
 
 def reason(error: Exception) -> str:
-    """An error in one line of a table."""
+    """Why something failed, short enough for a line of a table."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:100]

@@ -35,7 +35,7 @@ def inverses_table(plan: Plan) -> Table:
 
 
 def comparisons(contestants: Mapping[str, Influences]) -> Iterator[Comparison]:
-    """The comparisons of solves, and the comparisons of influences with these contestants."""
+    """The comparisons of solves, and of influences with these contestants."""
     for problem in ("tiny", "mlp", "cnn"):
         for operation in ("hessian", "gauss_newton", "generalized_gauss_newton"):
             yield Comparison("at", problem, operation, f"{STEPS} steps without op.at", _solve, _solve_from_scratch)
