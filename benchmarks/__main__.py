@@ -1,4 +1,4 @@
-"""What every operation costs, and what its peers': `python -m benchmarks`."""
+"""What every operation costs, and what its peers cost: `python -m benchmarks`."""
 
 import argparse
 import json
@@ -8,18 +8,19 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.cases.attention import plain_attention
+from benchmarks.cases.operations import MATRICES, OPERATIONS
+from benchmarks.cases.problems import RECIPES
 from benchmarks.contestants import CONTESTANTS, field
-from benchmarks.figures import figures_table
-from benchmarks.growth import growth_table
-from benchmarks.inverses import inverses_table
 from benchmarks.memory import is_measurable
-from benchmarks.operations import MATRICES, OPERATIONS
-from benchmarks.operations_table import operations_table
-from benchmarks.peers import peers_table
 from benchmarks.pictures import drawn
-from benchmarks.problems import RECIPES, plain_attention
+from benchmarks.plan import Plan
 from benchmarks.report import Table, document, heading, printed
-from benchmarks.sections import Plan
+from benchmarks.tables.figures import figures_table
+from benchmarks.tables.growth import growth_table
+from benchmarks.tables.inverses import inverses_table
+from benchmarks.tables.operations import operations_table
+from benchmarks.tables.peers import peers_table
 from benchmarks.times import Effort
 
 SECTIONS: dict[str, Callable[[Plan], Table]] = {
@@ -36,11 +37,11 @@ QUICK_SECTIONS = ("operations", "peers", "growth")
 
 
 def main(arguments: Sequence[str] | None = None, rounds: int | None = None) -> None:
-    """Print the tables, and write what else the options ask for.
+    """Print the tables, and write the files that the options ask for.
 
     Args:
-        arguments: of the command line.
-        rounds: instead of the number that the options say.
+        arguments: the command line; by default the arguments of the process.
+        rounds: the most rounds; by default what the options imply.
     """
     options = _parser().parse_args(arguments)
     if not is_measurable():
@@ -59,8 +60,8 @@ def main(arguments: Sequence[str] | None = None, rounds: int | None = None) -> N
         names = _picked(options.section, SECTIONS, QUICK_SECTIONS if options.quick else SECTIONS)
         tables = {name: printed(SECTIONS[name](plan)) for name in names}
     if options.json:
-        found = document(plan.field, plan.effort.rounds, tables)
-        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        everything = document(plan.field, plan.effort.rounds, tables)
+        options.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     if options.pictures:
         print(f"\n{drawn(tables, options.pictures)}")
 
@@ -71,16 +72,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Time, as a multiple of one plain gradient, and peak memory of every operation, and of its peers.",
     )
     quick = (
-        f"two minutes: unless named, only {', '.join(QUICK_PROBLEMS)}, the five matrices and no compilation; at most "
-        f"{QUICK_EFFORT.rounds} rounds, fewer of what is slow, one process for the memory of all on a problem, fewer curves, "
-        "and many vectors against peers on tiny only"
+        f"two minutes: unless you pick others, only {', '.join(QUICK_PROBLEMS)}, the five matrices, no compilation; at most "
+        f"{QUICK_EFFORT.rounds} rounds, fewer of slow calls; one process for the memory of all operations on a problem; fewer "
+        "curves; many vectors against peers on tiny only"
     )
     parser.add_argument("--quick", action="store_true", help=quick)
     known = {"section": SECTIONS, "problem": RECIPES, "operation": OPERATIONS, "contestant": CONTESTANTS}
     for option, choices in known.items():
-        meaning = f"only this one, or these, if given several times: {', '.join(choices)}"
+        meaning = f"only this one; may be repeated: {', '.join(choices)}"
         parser.add_argument(f"--{option}", action="append", choices=list(choices), metavar="NAME", help=meaning)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all that is printed there as well")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write everything that is printed there too")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw peers.png and growth.png there, with matplotlib")
     return parser
 

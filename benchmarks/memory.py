@@ -1,15 +1,15 @@
 """The peak memory of one call in a fresh process: `python -m benchmarks.memory PROBLEM SAMPLES OPERATION... [--vectors K]`.
 
 The process builds the problem, takes a plain gradient, and multiplies once on the tiny problem: the first transform of
-torch.func in a process loads some 75 MB of Python modules, which say nothing about the operation. What is resident then is
-the base. The peak over it is that of one product `op(params, buffers, batch, v)`, in MB of 10⁶ bytes. `CONTESTANT/OPERATION`
-is the product of a contestant.
+torch.func in a process loads some 75 MB of Python modules, which say nothing about the operation. The memory resident after
+that is the base. The figure is the peak over the base of one product `op(params, buffers, batch, v)`, in MB of 10⁶ bytes.
+`CONTESTANT/OPERATION` is the product of a contestant.
 
-On Linux the peak is reset by writing "5" to /proc/self/clear_refs, and read as VmHWM from /proc/self/status. Where that is
-not to be had it is `ru_maxrss` of getrusage, the peak of the whole life of the process, and the figure a lower bound.
+On Linux the process resets the peak by writing "5" to /proc/self/clear_refs, and reads it as VmHWM from /proc/self/status.
+Elsewhere it reads `ru_maxrss` of getrusage, the peak over the whole life of the process, and the figure is a lower bound.
 
-`peak_memories` makes glibc give back what is freed, so that the figure is what the call holds also where several share a
-process. The command above, typed in, leaves glibc as it is.
+`peak_memories` makes glibc give back freed memory, so that the figure is right also where several calls share a process. The
+command above, when you type it, leaves glibc alone.
 """
 
 import argparse
@@ -22,27 +22,28 @@ from pkgutil import resolve_name
 
 import torch
 
+from benchmarks.cases.attention import plain_attention
+from benchmarks.cases.influences import INFLUENCES
+from benchmarks.cases.operations import GRADIENT, OPERATIONS, product
+from benchmarks.cases.problems import Problem, plain_gradient, problem_named, vectors
 from benchmarks.contestants import field
-from benchmarks.operations import OPERATIONS
-from benchmarks.problems import Problem, plain_attention, plain_gradient, problem, vectors
-from benchmarks.sections import GRADIENT
 from benchmarks.times import Call
 
 _ROOT = Path(__file__).parent.parent
 
 
 def peak_memories(name: str, samples: int, operations: Sequence[str], count: int = 0) -> list[float]:
-    """The peak over base in MB of each operation, one after the other in one fresh process.
+    """The peak over the base in MB of each operation, one after the other in one fresh process.
 
     Args:
-        name: of the problem.
-        samples: of its batch.
-        operations: names of rows of OPERATIONS, of the plain gradient, of a contestant's products, `"contestant/operation"`,
-            or of any function `"module:name"` like the rows of OPERATIONS.
-        count: of vectors, `(K, D)`; 0 for one, `(D,)`.
+        name: the problem.
+        samples: the size of its batch.
+        operations: names of rows of OPERATIONS or INFLUENCES, the name of the plain gradient, a product of a contestant,
+            `"contestant/operation"`, or any function `"module:name"` like the rows of OPERATIONS.
+        count: the number of vectors, `(K, D)`; 0 for one vector `(D,)`.
 
     Returns:
-        As many numbers.
+        One number for each operation.
     """
     command = [sys.executable, "-m", "benchmarks.memory", name, str(samples), *operations, "--vectors", str(count)]
     giving_back = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -59,9 +60,9 @@ def is_measurable() -> bool:
 
 
 def _peak_over_base(name: str, samples: int, operation: str, count: int) -> int:
-    at_scale = problem(name, samples)
+    at_scale = problem_named(name, samples)
     plain_gradient(at_scale)()
-    _call(problem("tiny"), operation, count)()
+    _call(problem_named("tiny"), operation, count)()
     call = _call(at_scale, operation, count)
     _reset_peak()
     base = _peak()
@@ -70,21 +71,22 @@ def _peak_over_base(name: str, samples: int, operation: str, count: int) -> int:
 
 
 def _call(problem: Problem, operation: str, count: int) -> Call:
-    v = vectors(problem, *([count] if count else []))
     if operation == GRADIENT:
         return plain_gradient(problem)
+    if operation in INFLUENCES:
+        return INFLUENCES[operation](problem)
+    v = vectors(problem, *([count] if count else []))
     contestant, _, theirs = operation.rpartition("/")
     if contestant:
         return field([contestant]).products[contestant][theirs](problem, v).call
-    op = (OPERATIONS.get(operation) or resolve_name(operation))(problem)
-    return lambda: op(problem.params, problem.buffers, problem.batch, v)
+    return product((OPERATIONS.get(operation) or resolve_name(operation))(problem), problem, v)
 
 
 def _reset_peak() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
-        return  # no such file, or no right to it: a lower bound remains
+        return  # without the file, or the right to write it, the figure is a lower bound
 
 
 def _peak() -> int:
@@ -94,7 +96,7 @@ def _peak() -> int:
     for line in lines:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    import resource  # here, as there is none on Windows
+    import resource  # Windows has no such module
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -1,4 +1,4 @@
-"""The times of calls that are taken in turn in one process: what slows one slows all, and their ratio stays."""
+"""Seconds of calls that take turns in one process: what slows one slows all, so their ratio stays."""
 
 from collections.abc import Callable, Sequence
 from math import ceil
@@ -8,20 +8,20 @@ from typing import NamedTuple
 
 Call = Callable[[], object]
 
-LEAST_SECONDS = 0.005
-"""A shorter call is repeated until a round of it takes as long."""
-
 
 class Effort(NamedTuple):
     """How long to measure.
 
     Attributes:
-        rounds: at most so many.
-        seconds: no further round begins after so many, though there is at least one.
+        rounds: the most rounds.
+        seconds: no round begins after this many seconds, except the first.
+        least_seconds: within a round a call is repeated until its calls take this long; with 0 every call is made once in a
+            round, and once to warm up.
     """
 
     rounds: int
     seconds: float = 20.0
+    least_seconds: float = 0.005
 
 
 class Turns(NamedTuple):
@@ -30,7 +30,7 @@ class Turns(NamedTuple):
     seconds: list[tuple[float, ...]]
 
     def ratio(self, call: int, other: int) -> float:
-        """The median, over the rounds, of the time of a call over that of another in the same round."""
+        """The median, over the rounds, of the time of a call over the time of another one in the same round."""
         return median(each[call] / each[other] for each in self.seconds)
 
     def median(self, call: int) -> float:
@@ -38,27 +38,30 @@ class Turns(NamedTuple):
         return median(each[call] for each in self.seconds)
 
 
-def in_turn(calls: Sequence[Call], effort: Effort) -> Turns:
-    """The times of the calls, one after the other, round after round; every other round backwards.
+def in_turn(calls: Sequence[Call], effort: Effort, before: Call | str = "pass") -> Turns:
+    """The seconds of the calls, one after the other, round after round.
 
-    A call leaves caches and memory to the next as it found them or not, which a fixed order would count for or against it.
+    One call warms or evicts caches for the next, and a fixed order would bias the ratio: every other round runs backwards.
+
+    What runs before each call, as the setup of timeit, does not count.
     """
-    often = [_often(call) for call in calls]
-    found: list[tuple[float, ...]] = []
+    repeats = [_repeats(call, effort.least_seconds, before) for call in calls]
+    rounds: list[tuple[float, ...]] = []
     spent = 0.0
-    while not found or (len(found) < effort.rounds and spent < effort.seconds):
-        step = -1 if len(found) % 2 else 1
-        taken = [_seconds(call, count) for call, count in list(zip(calls, often, strict=True))[::step]]
-        found.append(tuple(taken[::step]))
-        spent += sum(seconds * count for seconds, count in zip(found[-1], often, strict=True))
-    return Turns(found)
+    while not rounds or (len(rounds) < effort.rounds and spent < effort.seconds):
+        step = -1 if len(rounds) % 2 else 1
+        taken = [_seconds(call, times, before) for call, times in list(zip(calls, repeats, strict=True))[::step]]
+        rounds.append(tuple(taken[::step]))
+        spent += sum(seconds * times for seconds, times in zip(rounds[-1], repeats, strict=True))
+    return Turns(rounds)
 
 
-def _often(call: Call) -> int:
-    """How often to call in a round; finding it is the warm-up."""
-    first = _seconds(call, 1)
-    return ceil(LEAST_SECONDS / (first if first > 20 * LEAST_SECONDS else _seconds(call, 1)))  # the first may load libraries
+def _repeats(call: Call, least_seconds: float, before: Call | str) -> int:
+    """How many calls make one round. Counting them warms the call up."""
+    first = _seconds(call, 1, before)
+    steady = first if first > 20 * least_seconds else _seconds(call, 1, before)  # a first call may load libraries
+    return max(1, ceil(least_seconds / steady))
 
 
-def _seconds(call: Call, calls: int) -> float:
-    return timeit(call, number=calls) / calls
+def _seconds(call: Call, repeats: int, before: Call | str) -> float:
+    return timeit(call, before, number=repeats) / repeats

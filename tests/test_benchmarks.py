@@ -1,32 +1,38 @@
-"""The benchmarks: problems are those said, tables are whole, numbers that differ are not timed, memory is real. No times."""
+"""The benchmarks: problems have their sizes, tables are whole, other numbers are not timed, memory is real. No times."""
 
+import ast
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import figures, growth, inverses, times
+import benchmarks
+from benchmarks import times
 from benchmarks.__main__ import main
+from benchmarks.cases.attention import plain_attention
+from benchmarks.cases.influences import DAMPING, INFLUENCES, divided
+from benchmarks.cases.operations import MATRICES, OPERATIONS, REGULARIZATION, product
+from benchmarks.cases.problems import RECIPES, dimension, plain_gradient, problem_named, vectors
+from benchmarks.comparison import Figure, measured
 from benchmarks.contestants import CONTESTANTS, Contestant, Field, Multiplication, NotOffered, by_hand, field
 from benchmarks.memory import peak_memories
-from benchmarks.operations import MATRICES, OPERATIONS, REGULARIZATION
-from benchmarks.operations_table import COLUMNS, cases
-from benchmarks.peers import against, compared
 from benchmarks.pictures import drawn
-from benchmarks.problems import RECIPES, dimension, plain_attention, plain_gradient, problem, vectors
-from benchmarks.sections import Plan
+from benchmarks.plan import Plan
+from benchmarks.report import Table, columns
+from benchmarks.tables import figures, growth, inverses, peers
+from benchmarks.tables.operations import Cost, cases
+from benchmarks.tables.peers import Match, compared
 from benchmarks.times import Effort, Turns, in_turn
-from pure_batchops import averaged, batch_operation, direct, gauss_newton, influence
+from pure_batchops import averaged, direct, gauss_newton, influence
+from tests.fake_contestant import PRODUCTS, all_gradients_held, same_number
 
 SIZES = {"tiny": (64, 1_507), "mlp": (128, 669_706), "cnn": (64, 34_826), "transformer": (16, 792_330)}
 ONCE = Effort(1, seconds=0.0)
-
-
-def same_number(problem, v):
-    op = OPERATIONS["gauss_newton"](problem)
-    return Multiplication(lambda: op(problem.params, problem.buffers, problem.batch, v), lambda product: product)
+TINY = Match("tiny", 64, 1_507, 1, "gauss_newton", "fake")
+NOBODY = Field({}, {}, {}, {})
 
 
 def twice_the_number(problem, v):
@@ -49,54 +55,35 @@ def not_here(problem, v):
     raise NotOffered
 
 
-PRODUCTS = {"gauss_newton": same_number, "hessian": same_number}
-"""Those of a contestant of these tests, of which the second is wrong."""
-
-
-def all_gradients_held(problem):
-    """What the benchmark must see: the Gauss-Newton product by all n gradients at once, n × D numbers."""
-
-    def at(params, buffers, batch):
-        def of_one(x, y):
-            return torch.func.grad(lambda p: problem.loss(p, buffers, (x[None], y[None])).sum())(params)
-
-        held = torch.vmap(of_one)(*batch)
-        n = len(batch[0])
-        along = lambda v: sum(g.flatten(1) @ v[name].flatten() for name, g in held.items())  # noqa: E731
-        return lambda v: {name: torch.tensordot(along(v) / n, g, 1) for name, g in held.items()}
-
-    return batch_operation(at)
-
-
 @pytest.mark.parametrize("name", RECIPES)
-def test_problem_is_the_one_said(name):
-    found = problem(name)
-    assert (len(found.batch[0]), dimension(found.params)) == SIZES[name]
-    assert {leaf.dtype for leaf in found.params.values()} == {torch.float32}
-    assert found.loss(found.params, found.buffers, found.batch).shape == found.batch[1].shape
+def test_problem_has_its_size(name):
+    problem = problem_named(name)
+    assert (len(problem.batch[0]), dimension(problem)) == SIZES[name]
+    assert {leaf.dtype for leaf in problem.params.values()} == {torch.float32}
+    assert problem.loss(problem.params, problem.buffers, problem.batch).shape == problem.batch[1].shape
 
 
 def test_problem_is_the_same_each_time_and_leaves_the_seed_alone():
     state = torch.random.get_rng_state()
-    first, second = problem("tiny", 5), problem("tiny", 5)
+    first, second = problem_named("tiny", 5), problem_named("tiny", 5)
     assert torch.equal(state, torch.random.get_rng_state())
     torch.testing.assert_close(first.params, second.params, rtol=0, atol=0)
     torch.testing.assert_close(first.batch, second.batch, rtol=0, atol=0)
     assert len(first.batch[0]) == 5
 
 
-def test_plain_gradient_is_that_of_the_mean_loss():
-    found = problem("tiny")
-    expected = torch.func.grad(lambda p: found.loss(p, found.buffers, found.batch).mean())(found.params)
-    torch.testing.assert_close(plain_gradient(found)(), tuple(expected.values()))
+def test_plain_gradient_is_the_gradient_of_the_mean_loss():
+    problem = problem_named("tiny")
+    expected = torch.func.grad(lambda p: problem.loss(p, problem.buffers, problem.batch).mean())(problem.params)
+    torch.testing.assert_close(plain_gradient(problem)(), tuple(expected.values()))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_multiplies(operation):
-    found = problem("tiny")
-    product = OPERATIONS[operation](found)(found.params, found.buffers, found.batch, vectors(found, 2))
-    assert product.shape == (2, 1_507)
-    assert product.isfinite().all()
+    problem = problem_named("tiny")
+    products = product(OPERATIONS[operation](problem), problem, vectors(problem, 2))()
+    assert products.shape == (2, 1_507)
+    assert products.isfinite().all()
 
 
 def test_table_has_a_row_for_each_operation_with_all_its_figures(capsys):
@@ -105,7 +92,7 @@ def test_table_has_a_row_for_each_operation_with_all_its_figures(capsys):
     assert f"torch {torch.__version__}" in header
     assert "threads: 1, rounds: 1" in header
     lines = (headings + table).splitlines()
-    assert lines[0].split() == " ".join(COLUMNS).split()
+    assert lines[0].split() == " ".join(column.heading for column in columns(Cost).values()).split()
     gradient, hessian = (row.split() for row in lines[2:])
     assert gradient[:4] == ["tiny", "64", "1,507", "gradient"]
     assert gradient[5:9] == ["-"] * 4
@@ -117,11 +104,11 @@ def test_table_has_a_row_for_each_operation_with_all_its_figures(capsys):
 
 
 def test_table_has_every_problem_and_operation():
-    found = cases(list(RECIPES), list(OPERATIONS))
+    rows = cases(list(RECIPES), list(OPERATIONS))
     expected = {(name, *SIZES[name][:1], operation) for name in RECIPES for operation in ("gradient", *OPERATIONS)}
     more = {("mlp", 1024, operation) for operation in ("gradient", "gauss_newton", "inverse_harmonic_mean")}
-    assert {tuple(case) for case in found} == expected | more
-    assert len(found) == len(expected | more)
+    assert {tuple(case) for case in rows} == expected | more
+    assert len(rows) == len(expected | more)
 
 
 @pytest.mark.parametrize(
@@ -141,42 +128,42 @@ def test_gradients_of_a_thousand_samples_are_never_held(operation):
 
 
 def test_memory_shows_gradients_that_are_held():
-    tiny = problem("tiny")
+    tiny = problem_named("tiny")
     point = tiny.params, tiny.buffers, tiny.batch, vectors(tiny)
     torch.testing.assert_close(all_gradients_held(tiny)(*point), gauss_newton(tiny.loss)(*point))
-    peak, after = peak_memories("mlp", 128, ["tests.test_benchmarks:all_gradients_held", "gradient"])
+    peak, after = peak_memories("mlp", 128, ["tests.fake_contestant:all_gradients_held", "gradient"])
     assert 128 * 669_706 * 4 / 1e6 <= peak < 2000
     assert after < 50  # and forgets them
 
 
 def test_transformer_has_products_that_agree_with_autograd():
-    found = problem("transformer", 2)
+    problem = problem_named("transformer", 2)
     with plain_attention():
-        v = vectors(found, 2)
-        theirs = by_hand.PRODUCTS["hessian"](found, v)
-        ours = OPERATIONS["hessian"](found)(found.params, found.buffers, found.batch, v)
-        assert compared(theirs.flat(theirs.call()), ours, v, "hessian")[1] == ""
+        v = vectors(problem, 2)
+        theirs = by_hand.PRODUCTS["hessian"](problem, v)
+        ours = product(OPERATIONS["hessian"](problem), problem, v)()
+        assert compared(theirs.flat(theirs.call()), ours, v, "hessian")[1] is None
 
 
 @pytest.mark.parametrize("count", [(), (3,)])
 def test_hessian_by_hand_is_the_hessian(count):
-    found = problem("tiny")
-    v = vectors(found, *count)
-    theirs = by_hand.PRODUCTS["hessian"](found, v)
-    ours = OPERATIONS["hessian"](found)(found.params, found.buffers, found.batch, v)
+    problem = problem_named("tiny")
+    v = vectors(problem, *count)
+    theirs = by_hand.PRODUCTS["hessian"](problem, v)
+    ours = product(OPERATIONS["hessian"](problem), problem, v)()
     torch.testing.assert_close(theirs.flat(theirs.call()), ours)
 
 
 def test_peers_are_compared_timed_and_written_as_text_and_json(capsys, monkeypatch, tmp_path):
-    monkeypatch.setitem(CONTESTANTS, "fake", Contestant("tests.test_benchmarks", "torch", "pip install fake"))
+    monkeypatch.setitem(CONTESTANTS, "fake", Contestant("tests.fake_contestant", "torch", "pip install fake"))
     only = [word for pair in (("--contestant", "fake"), ("--problem", "tiny"), ("--section", "peers")) for word in pair]
-    main([*only, "--quick", "--json", str(tmp_path / "found.json")], rounds=1)
+    main([*only, "--quick", "--json", str(tmp_path / "figures.json")], rounds=1)
     printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    assert found["machine"]["torch"] == torch.__version__
-    assert found["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
-    assert found["rounds"] == 1
-    rows = found["tables"]["peers"]
+    document = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert document["machine"]["torch"] == torch.__version__
+    assert document["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert document["rounds"] == 1
+    rows = document["tables"]["peers"]
     assert {(row["operation"], row["vectors"]) for row in rows} == {(name, k) for name in PRODUCTS for k in (1, 16)}
     lines = [line for line in printed.splitlines() if line.startswith("tiny")]
     for row, line in zip(rows, lines, strict=True):
@@ -200,22 +187,24 @@ def test_peers_are_compared_timed_and_written_as_text_and_json(capsys, monkeypat
     ],
 )
 def test_contestant_with_another_number_is_reported_and_not_timed(theirs, remark):
-    found = problem("tiny")
-    v = vectors(found)
-    row = against(found, "gauss_newton", lambda: theirs(found, v), v, ONCE)
-    assert row["remark"] == remark
-    assert "theirs" not in row
+    problem = problem_named("tiny")
+    row = peers.measured(TINY, problem, theirs, vectors(problem), ONCE)
+    assert row.remark == remark
+    assert row.ours is row.theirs is row.ratio is None
 
 
 def test_what_a_contestant_does_not_offer_is_no_row():
-    with pytest.raises(NotOffered):
-        against(problem("tiny"), "hessian", lambda: not_here(None, None), vectors(problem("tiny")), ONCE)
+    taking_part = NOBODY._replace(
+        products={"absent": {"hessian": not_here}, "present": {"hessian": by_hand.PRODUCTS["hessian"]}}
+    )
+    rows = peers.peers_table(Plan(["tiny"], ["hessian"], taking_part, ONCE)).rows
+    assert [(row.contestant, row.vectors) for row in rows] == [("present", 1), ("present", 16)]
 
 
 def test_inverse_harmonic_mean_is_compared_in_what_it_takes_off_the_vector():
     v, update = torch.randn(2, 100, dtype=torch.float64).float()
     ours = (v - 1e-3 * update) / REGULARIZATION
-    assert compared(ours.clone(), ours, v, "inverse_harmonic_mean")[1] == ""
+    assert compared(ours.clone(), ours, v, "inverse_harmonic_mean")[1] is None
     wrong = (v - 0.9e-3 * update) / REGULARIZATION
     assert "0.9 times ours" in compared(wrong, ours, v, "inverse_harmonic_mean")[1]
 
@@ -223,29 +212,30 @@ def test_inverse_harmonic_mean_is_compared_in_what_it_takes_off_the_vector():
 def test_missing_contestant_is_named_with_its_install_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(CONTESTANTS, "absent", Contestant("no_such_module", "absent", "pip install absent"))
     asked = ["--quick", "--section", "peers", "--problem", "tiny", "--operation", "monte_carlo_fisher"]
-    main([*asked, "--contestant", "absent", "--json", str(tmp_path / "found.json")], rounds=1)
+    main([*asked, "--contestant", "absent", "--json", str(tmp_path / "figures.json")], rounds=1)
     expected = "ModuleNotFoundError: No module named 'no_such_module'; install it by: pip install absent"
     assert f"missing: absent ({expected})" in capsys.readouterr().out
-    assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))["missing"] == {"absent": expected}
+    assert json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["missing"] == {"absent": expected}
 
 
 def test_every_contestant_takes_part_or_is_missing_with_what_installs_it():
-    found = field(["autograd", "curvlinops", "pydvl"])
-    assert {*found.products, *found.missing} == {"autograd", "curvlinops", "pydvl"}
-    assert "hessian" in found.products["autograd"]
-    assert all("pip install" in reason for reason in found.missing.values())
+    everybody = field(["autograd", "curvlinops", "pydvl"])
+    assert {*everybody.products, *everybody.missing} == {"autograd", "curvlinops", "pydvl"}
+    assert everybody.products.keys() == everybody.influences.keys()
+    assert "hessian" in everybody.products["autograd"]
+    assert all("pip install" in reason for reason in everybody.missing.values())
     assert all("pip install" in row.install for row in CONTESTANTS.values())
     assert set(MATRICES) <= set(OPERATIONS)
 
 
 def test_figures_have_a_row_for_each_that_can_be_measured(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda op, **_: op)  # a compiler takes its minutes
-    taking_part = Field({"pydvl": {"gauss_newton": same_number}}, {}, {})
+    taking_part = NOBODY._replace(products={"pydvl": {"gauss_newton": same_number}})
     table = figures.figures_table(Plan(["tiny"], ["gauss_newton"], taking_part, ONCE))
     rows = list(table.rows)
-    assert [row["figure"] for row in rows] == ["vmap", "vmap+compile", "compile"]
-    assert all(row["ratio"] > 0 and row["remark"] is None for row in rows)
-    assert set(rows[0]) == set(table.columns)
+    assert [row.figure for row in rows] == ["vmap", "vmap+compile", "compile"]
+    assert all(row.ratio > 0 and row.remark is None for row in rows)
+    assert {"figure", "ratio", "ms", "theirs_ms", "remark"} < set(table.columns) < set(Figure._fields)
 
 
 def test_what_does_not_compile_is_said(monkeypatch):
@@ -253,12 +243,12 @@ def test_what_does_not_compile_is_said(monkeypatch):
         return {}["compiler"]
 
     monkeypatch.setattr(torch, "compile", fails)
-    (row,) = figures.figures_table(Plan(["tiny"], ["hessian"], Field({}, {}, {}), ONCE)).rows
-    assert row["remark"] == "does not compile here: KeyError: 'compiler'"
+    (row,) = figures.figures_table(Plan(["tiny"], ["hessian"], NOBODY, ONCE)).rows
+    assert row.remark == "does not compile here: KeyError: 'compiler'"
 
 
 def test_inverses_have_a_row_for_each_that_can_be_measured():
-    plan = Plan(["tiny"], list(OPERATIONS), Field({}, {}, {}), ONCE)
+    plan = Plan(["tiny"], list(OPERATIONS), NOBODY, ONCE)
     table = inverses.inverses_table(plan)
     rows = list(table.rows)
     kinds = {
@@ -266,56 +256,61 @@ def test_inverses_have_a_row_for_each_that_can_be_measured():
         "ensemble": ("hessian", "generalized_gauss_newton"),
     }
     expected = [(figure, operation) for figure, names in kinds.items() for operation in names]
-    assert [(row["figure"], row["operation"]) for row in rows] == expected
-    assert all(row["ratio"] > 0 and row["remark"] is None and set(row) == set(table.columns) for row in rows)
+    assert [(row.figure, row.operation) for row in rows] == expected
+    assert all(row.ratio > 0 and row.remark is None for row in rows)
+    assert tuple(table.columns) == Figure._fields
     assert not list(inverses.inverses_table(plan._replace(problems=["mlp"], quick=True)).rows)
 
 
 def test_inverse_with_another_number_is_reported_without_its_times():
-    figure = inverses.figures()[0]
+    comparison = next(inverses.comparisons({}))
 
-    def twice(found, operation):
-        call = figure.theirs(found, operation)
+    def twice(problem, operation):
+        call = comparison.theirs(problem, operation)
         return lambda: 2 * call()
 
-    row = inverses.measured(figure._replace(theirs=twice), Plan(["tiny"], ["hessian"], Field({}, {}, {}), ONCE))
-    assert row["remark"] == "another number"
-    assert row["ratio"] is None
+    row = measured(comparison._replace(theirs=twice), ONCE)
+    assert row.remark == "another number"
+    assert row.differ_by == 1
+    assert row.ratio is None
+
+
+def test_influences_are_compared_with_those_that_a_contestant_has():
+    theirs = {"hessian": lambda problem, train, test: (len(train), len(test[1]))}
+    rows = [row for row in inverses.comparisons({"pydvl": theirs}) if row.name == "influence"]
+    assert [(row.operation, row.samples, row.same) for row in rows] == [("hessian", 1_100, True)]
+    assert all(row.memory in INFLUENCES for row in rows)
+    assert rows[0].theirs(problem_named("tiny"), "hessian") == (8, 5)
 
 
 def test_influence_that_is_measured_is_that_of_the_dense_inverse():
-    found = problem("tiny")
-    train, test = inverses.divided(found.batch)
+    problem = problem_named("tiny")
+    train, test = divided(problem.batch)
     assert [len(y) for _, y in train] == [8] * 7 + [3]
-    influences = inverses.influence_by_hessian(found)(None, None, None, None)
-    inverse = direct(averaged(OPERATIONS["hessian"](found)), inverses.DAMPING)
-    expected = -influence(inverse, found.loss)(found.params, found.buffers, train, test)
-    torch.testing.assert_close(
-        influences, expected, rtol=0.01, atol=0.01
-    )  # of single precision, to the tolerance of the solve
+    influences = INFLUENCES["influence_by_hessian"](problem)()
+    inverse = direct(averaged(OPERATIONS["hessian"](problem)), DAMPING)
+    expected = -influence(inverse, problem.loss)(problem.params, problem.buffers, train, test)
+    # single precision, up to the tolerance of the solve
+    torch.testing.assert_close(influences, expected, rtol=0.01, atol=0.01)
 
 
 def test_growth_has_a_point_for_each_size_and_is_drawn(monkeypatch, tmp_path):
-    for name, sizes in {
-        "SAMPLES": (2, 4),
-        "WIDTHS": (3, 5),
-        "VECTORS": (1, 2),
-        "MEMORY_SAMPLES": (2,),
-        "MEMORY_VECTORS": (2,),
-    }.items():
-        monkeypatch.setattr(growth, name, sizes)
+    sizes = {"time, n": (2, 4), "time, D": (3, 5), "time, K": (1, 2), "memory, n × D": (2,), "memory, K": (2,)}
+    assert sizes.keys() == growth.SIZES.keys()
+    monkeypatch.setattr(growth, "SIZES", sizes)
     monkeypatch.setattr(growth, "peak_memories", lambda name, samples, operations, count: [1.0] * len(operations))
-    rows = list(growth.growth_table(Plan(["mlp"], ["gauss_newton"], Field({}, {}, {}), ONCE)).rows)
-    points = {(row["axis"], row["operation"], row["n"], row["K"]) for row in rows}
+    table = growth.growth_table(Plan(["mlp"], ["gauss_newton"], NOBODY, ONCE))
+    rows = list(table.rows)
+    points = {(row.axis, row.operation, row.n, row.K) for row in rows}
     for operation in ("gradient", "gauss_newton"):
         assert {("time, n", operation, n, 1) for n in (2, 4)} < points
         assert {("time, K", operation, 128, k) for k in (1, 2)} < points
         assert {("memory, n × D", operation, 2, 1), ("memory, K", operation, 128, 2)} < points
     assert len(rows) == 16
-    assert all(row["ms"] is None or row["gradients"] > 0 for row in rows)
+    assert all(row.ms is None or row.gradients > 0 for row in rows)
     pytest.importorskip("matplotlib")
-    bars = [{"problem": "tiny", "vectors": 1, "operation": "hessian", "contestant": "fake", "ours": 2.0, "theirs": 3.0}]
-    assert drawn({"peers": bars, "growth": rows}, tmp_path).startswith("pictures: ")
+    bars = Table("peers", "", columns(Match), [TINY._replace(ours=2.0, theirs=3.0)])
+    assert drawn({"peers": bars, "growth": table._replace(rows=rows)}, tmp_path).startswith("pictures: ")
     assert {path.name for path in tmp_path.iterdir()} == {"peers.png", "growth.png"}
 
 
@@ -333,7 +328,41 @@ def test_times_are_medians_of_ratios_in_each_round():
 
 def test_every_other_round_is_taken_backwards_and_each_time_is_its_calls(monkeypatch):
     taken = []
-    monkeypatch.setattr(times, "timeit", lambda call, number: call() * number)
+    monkeypatch.setattr(times, "timeit", lambda call, before, number: call() * number)
     calls = [lambda seconds=seconds: taken.append(seconds) or seconds for seconds in (1.0, 2.0, 3.0)]
     assert in_turn(calls, Effort(2)).seconds == [(1.0, 2.0, 3.0)] * 2
     assert taken[-6:] == [1.0, 2.0, 3.0, 3.0, 2.0, 1.0]
+
+
+def test_processes_stay_in_step_as_each_call_is_made_once_a_round_and_once_before():
+    calls, pauses = [], []
+    turns = in_turn([lambda: calls.append(1)] * 3, Effort(4, math.inf, least_seconds=0.0), before=lambda: pauses.append(1))
+    assert len(turns.seconds) == 4
+    assert len(calls) == len(pauses) == 3 * (1 + 4)
+
+
+LEVELS = [
+    "times",
+    "cases",
+    "contestants",
+    "plan",
+    "memory",
+    "report",
+    "comparison",
+    "tables",
+    "pictures",
+    "scaling",
+    "__main__",
+]
+
+
+@pytest.mark.parametrize("path", sorted(Path(benchmarks.__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_import_runs_upward_and_only_public_names_are_used(path):
+    room = path.relative_to(Path(benchmarks.__file__).parent).parts[0].removesuffix(".py")
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    imported = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    rooms = [name.split(".")[1] for name in imported if name.startswith("benchmarks.")]
+    assert all(LEVELS.index(other) <= LEVELS.index(room) for other in rooms)
+    assert not [name for name in imported if name.startswith("pure_batchops.")]
+    strings = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert all(text.startswith(f"benchmarks.{room}") for text in strings if text.startswith("benchmarks."))

@@ -1,7 +1,9 @@
-"""Who else multiplies: one file for each, loaded when it is asked for, and one row here.
+"""Who else computes the same: one file for each contestant, loaded when somebody asks for it, and one row here.
 
-A file has `PRODUCTS`, from names of OPERATIONS to functions `(problem, v) -> Multiplication` for v `(D,)` or `(K, D)`. What a
-contestant offers for some problems only raises `NotOffered` for the others.
+A file has `PRODUCTS`, from names of OPERATIONS to functions `(problem, v) -> Multiplication` for v `(D,)` or `(K, D)`. It may
+have `INFLUENCES`, from names of OPERATIONS to functions `(problem, train, test) -> call` that give the influences,
+`(test points, training points)`, by the inverse of that matrix. A function raises `NotOffered` for the problems that the
+contestant cannot do. A file imports nothing from the tables.
 """
 
 from collections.abc import Callable, Collection
@@ -10,16 +12,16 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from benchmarks.problems import Problem
+from benchmarks.cases.problems import Batch, Problem
 from benchmarks.times import Call
 
 
 class Multiplication(NamedTuple):
-    """A product about to be taken, with all that the contestant need not repeat for each already done.
+    """A product that is ready to run: what a contestant need not repeat for each vector is done.
 
     Attributes:
-        call: takes it, of a vector in the contestant's own form.
-        flat: what the call returns, as `(D,)` or `(K, D)`.
+        call: multiplies the vector, in the contestant's own form.
+        flat: turns the result of the call into `(D,)` or `(K, D)`.
     """
 
     call: Call
@@ -27,6 +29,7 @@ class Multiplication(NamedTuple):
 
 
 Products = dict[str, Callable[[Problem, Tensor], Multiplication]]
+Influences = dict[str, Callable[[Problem, list[Batch], Batch], Callable[[], Tensor]]]
 
 
 class Contestant(NamedTuple):
@@ -34,7 +37,7 @@ class Contestant(NamedTuple):
 
     Attributes:
         module: the file, or any other module with PRODUCTS.
-        distribution: the package whose version counts.
+        distribution: the package whose version the heading shows.
         install: the command that installs it.
     """
 
@@ -61,27 +64,38 @@ class NotOffered(Exception):  # noqa: N818 - it is no error
 
 
 class Field(NamedTuple):
-    """Who takes part, and who does not, with the reason and what installs it."""
+    """Who takes part, and who is missing.
+
+    Attributes:
+        products: the products of each contestant.
+        influences: the influences of each contestant that has some.
+        versions: of the distributions.
+        missing: for each missing contestant the reason, and the command that installs it.
+    """
 
     products: dict[str, Products]
+    influences: dict[str, Influences]
     versions: dict[str, str]
     missing: dict[str, str]
 
 
 def field(names: Collection[str] | None = None) -> Field:
     """The contestants that are installed, and those that are missing."""
-    found = Field({}, {}, {})
+    everybody = Field({}, {}, {}, {})
     for name, (module, distribution, install) in CONTESTANTS.items():
         if names is not None and name not in names:
             continue
         try:
-            found.products[name] = import_module(module).PRODUCTS
-            found.versions[distribution] = metadata.version(distribution)
-        except Exception as error:  # whatever keeps it from being imported
-            found.products.pop(name, None)
-            found.missing[name] = f"{_line(error)}; install it by: {install}"
-    return found
+            contestant, version = import_module(module), metadata.version(distribution)
+        except Exception as error:  # any reason for a failing import
+            everybody.missing[name] = f"{reason(error)}; install it by: {install}"
+            continue
+        everybody.products[name] = contestant.PRODUCTS
+        everybody.influences[name] = getattr(contestant, "INFLUENCES", {})
+        everybody.versions[distribution] = version
+    return everybody
 
 
-def _line(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why something failed, short enough for a line of a table."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:100]

@@ -1,11 +1,11 @@
-"""The Hessian product as everybody writes it: autograd, twice, on lists of tensors."""
+"""The Hessian product as most people write it: autograd, twice, on lists of tensors."""
 
 import torch
 from torch import Tensor
 
+from benchmarks.cases.problems import Problem
 from benchmarks.contestants import Multiplication, Products
 from benchmarks.contestants.forms import flat_leaves, leaves_of, rows_of
-from benchmarks.problems import Problem
 
 
 def _hessian(problem: Problem, v: Tensor) -> Multiplication:

@@ -1,15 +1,15 @@
-"""Flat vectors as lists of leaves, and back: what most contestants take."""
+"""Flat vectors as lists of leaves, which most contestants take, and back."""
 
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from benchmarks.problems import Problem
+from benchmarks.cases.problems import Problem
 
 
 def rows_of(v: Tensor) -> list[Tensor]:
-    """The vectors of `(K, D)`, or the one of `(D,)`, one by one."""
+    """The K vectors of `(K, D)`, or the single vector `(D,)`, as a list."""
     return list(v) if v.ndim > 1 else [v]
 
 
@@ -26,5 +26,5 @@ def tree_of(problem: Problem, row: Tensor) -> dict[str, Tensor]:
 
 
 def flat_leaves(products: Sequence[Iterable[Tensor]], like: Tensor) -> Tensor:
-    """The leaves of each product, flat, in the form of v."""
+    """The products as one tensor in the shape of `like`."""
     return torch.stack([torch.cat([leaf.flatten() for leaf in product]) for product in products]).reshape(like.shape)

@@ -1,13 +1,13 @@
-"""The matrix-free products of BackPACK, one vector after the other on one graph."""
+"""The matrix-free products of BackPACK. One graph serves all vectors, one after the other."""
 
 import torch
 from backpack.hessianfree.ggnvp import ggn_vector_product
 from backpack.hessianfree.hvp import hessian_vector_product
 from torch import Tensor
 
+from benchmarks.cases.problems import Problem
 from benchmarks.contestants import Multiplication, Products
 from benchmarks.contestants.forms import flat_leaves, leaves_of, rows_of
-from benchmarks.problems import Problem
 
 
 def _hessian(problem: Problem, v: Tensor) -> Multiplication:

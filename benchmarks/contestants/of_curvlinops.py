@@ -1,19 +1,19 @@
-"""The linear operators of curvlinops, whose matrices of vectors have K columns."""
+"""The linear operators of curvlinops. They take K vectors as columns."""
 
 from typing import Any
 
 from curvlinops import EFLinearOperator, GGNLinearOperator, HessianLinearOperator
 from torch import Tensor, nn
 
+from benchmarks.cases.problems import Problem
 from benchmarks.contestants import Multiplication, Products
-from benchmarks.problems import Problem
 
 
 def _multiplied(operator: Any, problem: Problem, v: Tensor) -> Multiplication:
     parameters = list(problem.model.parameters())
     multiply = operator(
         problem.model,
-        nn.CrossEntropyLoss(),  # the criterion of all problems: it wants a module
+        nn.CrossEntropyLoss(),  # the criterion of all problems, as a module, which curvlinops asks for
         parameters,
         [problem.batch],
         check_deterministic=False,

@@ -1,11 +1,11 @@
-"""The perceptrons once more in JAX, compiled by jit; products by forward over reverse mode. It has no other models."""
+"""The perceptrons in JAX, compiled by jit. Hessian products by forward over reverse mode. It has no other models."""
 
 import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-# One thread, as everybody: read when JAX is first used.
+# One thread, like all contestants. JAX reads this when it is first used.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
 os.environ.setdefault("NPROC", "1")
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cases.problems import Problem
 from benchmarks.contestants import Multiplication, NotOffered, Products
-from benchmarks.problems import Problem
 
 Array = Any
 Loss = Callable[[Array], Array]
@@ -33,16 +33,16 @@ def reverse_over_reverse(loss: Loss, params: Array, v: Array) -> Array:
 
 
 def gauss_newton(loss: Loss, params: Array, v: Array) -> Array:
-    """The product of the mean of the outer products of the gradients."""
+    """The product with the mean of the outer products of the samples' gradients."""
     losses, along = jax.jvp(loss, (params,), (v,))
     return jax.vjp(loss, params)[1](along / len(losses))[0]
 
 
 def multiplication(product: Callable[[Loss, Array, Array], Array], problem: Problem, v: Tensor) -> Multiplication:
-    """The product of flat params and v, `(D,)` or `(K, D)`, compiled and waited for.
+    """The product of flat params and v, `(D,)` or `(K, D)`, compiled. The call waits for its result.
 
     Raises:
-        NotOffered: if the model is no perceptron.
+        NotOffered: if the model is not a perceptron.
     """
     model = problem.model
     if not isinstance(model, nn.Sequential) or not all(isinstance(layer, nn.Linear | nn.ReLU) for layer in model):
@@ -56,11 +56,11 @@ def multiplication(product: Callable[[Loss, Array, Array], Array], problem: Prob
 
     compiled = jax.jit(one if v.ndim == 1 else jax.vmap(one, in_axes=(None, None, None, 0)))
     call = lambda: compiled(params, inputs, targets, rows).block_until_ready()  # noqa: E731
-    return Multiplication(call, lambda found: torch.from_numpy(np.array(found)))
+    return Multiplication(call, lambda products: torch.from_numpy(np.array(products)))
 
 
 def _losses(shapes: list[tuple[int, ...]], params: Array, inputs: Array, targets: Array) -> Array:
-    """The cross-entropy of each sample of a perceptron, whose parameters are weight and bias in turn."""
+    """The cross-entropy of each sample. The parameters of a perceptron are a weight and a bias in turn."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     leaves = [leaf.reshape(shape) for leaf, shape in zip(jnp.split(params, ends[:-1]), shapes, strict=True)]
     hidden = inputs

@@ -1,4 +1,4 @@
-"""JAX once more, with the Hessian product by reverse over reverse mode."""
+"""JAX again, with the Hessian product by reverse over reverse mode."""
 
 from functools import partial
 

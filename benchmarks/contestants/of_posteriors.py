@@ -1,4 +1,4 @@
-"""The products of posteriors, pure functions of one vector: for many, one after the other."""
+"""The products of posteriors: pure functions of one vector. Several vectors come one after the other."""
 
 from functools import partial
 from typing import Any
@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
+from benchmarks.cases.problems import Problem
 from benchmarks.contestants import Multiplication, Products
 from benchmarks.contestants.forms import flat_leaves, rows_of, tree_of
-from benchmarks.problems import Problem
 
 
 def _each(multiply: Any, problem: Problem, v: Tensor) -> Multiplication:

@@ -15,19 +15,16 @@ from pydvl.influence.torch.influence_function_model import CgInfluence, InverseH
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.contestants import Multiplication, Products
-from benchmarks.inverses import DAMPING, TOLERANCE
-from benchmarks.operations import REGULARIZATION
-from benchmarks.problems import Problem
-
-Batch = tuple[Tensor, Tensor]
+from benchmarks.cases.influences import DAMPING, TOLERANCE
+from benchmarks.cases.operations import REGULARIZATION
+from benchmarks.cases.problems import Batch, Problem
+from benchmarks.contestants import Influences, Multiplication, Products
 
 
 def _applied(operation: Any, problem: Problem, v: Tensor) -> Multiplication:
     batch = TorchBatch(*problem.batch)
-    return Multiplication(
-        lambda: operation.apply(batch, v), lambda product: product.reshape(v.shape)
-    )  # it may be (1, D) for (D,)
+    flat = lambda product: product.reshape(v.shape)  # noqa: E731 - pyDVL may give (1, D) for (D,)
+    return Multiplication(lambda: operation.apply(batch, v), flat)
 
 
 PRODUCTS: Products = {
@@ -43,8 +40,8 @@ def _influences(model: Any, train: list[Batch], test: Batch) -> Callable[[], Ten
     data = TensorDataset(*(torch.cat(parts) for parts in zip(*train, strict=True)))
     fitted = model.fit(DataLoader(data, batch_size=len(train[0][1])))
     for block in fitted.block_mapper.composable_block_dict.values():
-        operator = getattr(block.op, "operator", block.op)  # of conjugate gradients, the Hessian
-        operator.averaging = ChunkAveraging()  # its PointAveraging leaves the first batch out of the sum
+        operator = getattr(block.op, "operator", block.op)  # conjugate gradients wrap the Hessian
+        operator.averaging = ChunkAveraging()  # pyDVL's PointAveraging leaves the first batch out of the sum
 
     def influences() -> Tensor:
         factors = fitted.influence_factors(*test)
@@ -54,15 +51,15 @@ def _influences(model: Any, train: list[Batch], test: Batch) -> Callable[[], Ten
 
 
 def _by_conjugate_gradients(problem: Problem, train: list[Batch], test: Batch) -> Callable[[], Tensor]:
-    """It stops where a residual's norm is below atol²: that of ours, of the first test point."""
+    """The solve stops once a residual's norm is below atol²: here our tolerance, for the first test point."""
     losses = problem.criterion(problem.model(test[0][:1]), test[1][:1])
     gradient = torch.cat([leaf.flatten() for leaf in torch.autograd.grad(losses, list(problem.model.parameters()))])
-    least = float((TOLERANCE * gradient.norm()).sqrt())
-    model = CgInfluence(problem.model, problem.criterion, DAMPING, rtol=0.0, atol=least, maxiter=100)
+    atol = float((TOLERANCE * gradient.norm()).sqrt())
+    model = CgInfluence(problem.model, problem.criterion, DAMPING, rtol=0.0, atol=atol, maxiter=100)
     return _influences(model, train, test)
 
 
-INFLUENCES: dict[str, Callable[[Problem, list[Batch], Batch], Callable[[], Tensor]]] = {
+INFLUENCES: Influences = {
     "inverse_harmonic_mean": lambda p, train, test: _influences(
         InverseHarmonicMeanInfluence(p.model, p.criterion, REGULARIZATION), train, test
     ),

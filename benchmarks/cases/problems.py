@@ -1,19 +1,20 @@
 """The problems on which operations are measured: a model, its loss and a seeded batch, in float32."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pure_batchops import SampleLosses, functional_state, sample_losses
+from pure_batchops import SampleLosses, functional_state, sample_losses, stack_states
+
+Batch = tuple[Tensor, Tensor]
 
 
 class Problem(NamedTuple):
-    """All that a contestant needs, whether it takes a module or pure functions."""
+    """What a contestant needs, whether it takes a module or pure functions."""
 
     name: str
     loss: SampleLosses
@@ -21,11 +22,19 @@ class Problem(NamedTuple):
     criterion: Callable[[Tensor, Tensor], Tensor]
     params: dict[str, Tensor]
     buffers: dict[str, Tensor]
-    batch: tuple[Tensor, Tensor]
+    batch: Batch
 
 
 class Recipe(NamedTuple):
-    """What tells one problem from another; where `many` is false it is too slow for many vectors."""
+    """What makes a problem.
+
+    Attributes:
+        model: makes the module.
+        sample: the shape of one input.
+        classes: their number.
+        samples: the size of the batch.
+        many: whether many vectors are measured too; on a slow problem they are not.
+    """
 
     model: Callable[[], nn.Module]
     sample: tuple[int, ...]
@@ -42,12 +51,12 @@ RECIPES = {
 }
 
 
-def problem(name: str, samples: int | None = None) -> Problem:
-    """The problem of that name, the same at each call, on the recipe's number of samples or another."""
-    return made(name, RECIPES[name], samples)
+def problem_named(name: str, samples: int | None = None) -> Problem:
+    """The problem of that name, the same at each call, with the recipe's number of samples or another one."""
+    return problem_of(name, RECIPES[name], samples)
 
 
-def made(name: str, recipe: Recipe, samples: int | None = None) -> Problem:
+def problem_of(name: str, recipe: Recipe, samples: int | None = None) -> Problem:
     """The problem of a recipe."""
     n = samples or recipe.samples
     with torch.random.fork_rng(devices=[]):
@@ -58,13 +67,18 @@ def made(name: str, recipe: Recipe, samples: int | None = None) -> Problem:
     return Problem(name, sample_losses(model, cross_entropy), model, cross_entropy, params, buffers, batch)
 
 
-def dimension(params: dict[str, Tensor]) -> int:
+def pieces(batch: Batch, size: int) -> list[Batch]:
+    """The batch in batches of this size; the last one may be smaller."""
+    return list(zip(*(part.split(size) for part in batch), strict=True))
+
+
+def dimension(problem: Problem) -> int:
     """D, the number of parameters."""
-    return sum(leaf.numel() for leaf in params.values())
+    return sum(leaf.numel() for leaf in problem.params.values())
 
 
 def plain_gradient(problem: Problem) -> Callable[[], object]:
-    """The gradient of the mean loss as everybody takes it, from the module itself: the unit of all figures."""
+    """The call that takes the gradient of the mean loss by autograd, from the module itself: the unit of all times."""
     inputs, targets = problem.batch
     parameters = list(problem.model.parameters())
     return lambda: torch.autograd.grad(problem.criterion(problem.model(inputs), targets), parameters)
@@ -72,47 +86,33 @@ def plain_gradient(problem: Problem) -> Callable[[], object]:
 
 def vectors(problem: Problem, *shape: int) -> Tensor:
     """Flat vectors of normal numbers, `(*shape, D)`."""
-    return torch.randn(*shape, dimension(problem.params), generator=torch.Generator().manual_seed(1))
+    return torch.randn(*shape, dimension(problem), generator=torch.Generator().manual_seed(1))
 
 
 def members(problem: Problem, count: int) -> list[Problem]:
-    """An ensemble: the problem with parameters that are each a little different."""
+    """An ensemble: copies of the problem, each with slightly different parameters."""
     noise = torch.Generator().manual_seed(2)
-    found = []
+    copies = []
     for _ in range(count):
         model = deepcopy(problem.model)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.01 * torch.randn(parameter.shape, generator=noise)
         params, buffers = functional_state(model)
-        found.append(problem._replace(model=model, params=params, buffers=buffers))
-    return found
+        copies.append(problem._replace(model=model, params=params, buffers=buffers))
+    return copies
 
 
-@contextmanager
-def plain_attention() -> Generator[None, None, None]:
-    """Attention by plain matrix products for all contestants: its fused kernels have no second derivative."""
-    attention: Any = getattr(torch.nn, "attention", None)  # torch 2.3
-    if attention:
-        plain = attention.sdpa_kernel(attention.SDPBackend.MATH)
-    else:
-        plain = torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False)
-    fast_path = getattr(torch.backends, "mha", None)
-    switch = getattr(fast_path, "set_fastpath_enabled", lambda value: None)  # noqa: ARG005
-    before = getattr(fast_path, "get_fastpath_enabled", lambda: True)()
-    switch(value=False)
-    try:
-        with plain:
-            yield
-    finally:
-        switch(value=before)
+def stacked_members(problem: Problem, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The params and buffers of the ensemble, each with a leading axis."""
+    return stack_states([(member.params, member.buffers) for member in members(problem, count)])
 
 
-def perceptron(*widths: int) -> nn.Module:
-    """Linear layers of these widths, with ReLU between them."""
+def perceptron(*widths: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:
+    """Linear layers of these widths, with the activation between them."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in zip(widths, widths[1:], strict=False):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        layers += [nn.Linear(fan_in, fan_out), activation()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -126,7 +126,7 @@ def _convolutional() -> nn.Module:
 
 
 class _Transformer(nn.Module):
-    """One block of a transformer, the mean over the positions, and a linear layer."""
+    """One transformer block, the mean over the positions, and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.problems import Problem
+from torch import Tensor
+
+from benchmarks.cases.problems import Problem, vectors
+from benchmarks.times import Call
 from pure_batchops import (
     Operation,
     block_diagonal,
@@ -16,6 +19,9 @@ from pure_batchops import (
 )
 
 REGULARIZATION = 0.1
+
+GRADIENT = "gradient"
+"""The name of the plain gradient in tables of operations. It is the unit of their times."""
 
 
 def _layers(problem: Problem) -> list[list[str]]:
@@ -42,4 +48,11 @@ OPERATIONS: dict[str, Callable[[Problem], Operation]] = {
 }
 
 MATRICES = ("hessian", "gauss_newton", "inverse_harmonic_mean", "generalized_gauss_newton", "monte_carlo_fisher")
-"""Those of them that are matrices of their own, each in its default way."""
+"""The operations with a matrix of their own, each in its default mode."""
+
+
+def product(op: Operation, problem: Problem, v: Tensor | None = None) -> Call:
+    """The call that multiplies at the point of a problem, by default one vector."""
+    point = problem.params, problem.buffers, problem.batch
+    row = vectors(problem) if v is None else v
+    return lambda: op(*point, row)

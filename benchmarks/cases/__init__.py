@@ -1,0 +1,1 @@
+"""What is measured: problems, and operations and influences on them."""
