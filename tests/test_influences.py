@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import pure_batchops as pb
 from tests import dense
 from tests.strategies import Problem, flat, problem, problems, seeds, vectors
-from tests.test_operations import ROWS
+from tests.tables import ROWS
 
 few = settings(max_examples=max(3, settings().max_examples // 2))
 DAMPING = 0.7

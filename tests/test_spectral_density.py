@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import pure_batchops as pb
+from tests.marks import compiles_within
+from tests.matrices import SPECTRA, at_matrix, every_spectrum, members_of, multiplication, symmetric
 from tests.strategies import problem, problems, seeds
-from tests.test_eigenpairs import SPECTRA, every_spectrum
-from tests.test_estimators import at_matrix, compiles_within, members_of, multiplication, symmetric
-from tests.test_operations import ROWS, Row, close, every_row, few
+from tests.tables import ROWS, Row, close, every_row, few
 
 SPREAD = symmetric(torch.cat([torch.linspace(0, 1, 90), torch.linspace(3, 4, 30)]))
 

@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from tests.strategies import vectors
-from tests.test_operations import ROWS, problem
+from tests.strategies import problem, vectors
+from tests.tables import every_row
 
 P = problem("perceptron", 3)
 V = vectors(P.params, None, 0)
@@ -52,7 +52,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+@every_row
 @pytest.mark.parametrize(("v", "error", "message"), BAD.values(), ids=BAD)
 def test_v_that_does_not_fit_is_refused_before_anything_is_computed(row, v, error, message):
     op = row.operation(P)
