@@ -1,6 +1,11 @@
-"""One torch thread, one seed, and hypothesis profiles: derandomised in CI, so that a run is the same each time."""
+"""One torch thread in each process, one seed, and the profiles of hypothesis: in CI it draws the same examples each time.
+
+Plain `pytest` starts a process on each core. `pytest -n 0 tests/test_trees.py` runs in one, which suits a single file.
+"""
 
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start; set before torch reads it
 
 import pytest
 import torch
