@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from tests.strategies import problem, vectors
+from tests.strategies import flat, problem, vectors
 from tests.tables import every_row
 
 P = problem("perceptron", 3)
@@ -50,6 +50,11 @@ BAD = {
     "list": (list(V.values()), ValueError, "v must have the leaves '0.weight'"),
     "list of numbers": ([1.0] * D, ValueError, "v must have the leaves"),
 }
+
+
+def test_vectors_of_the_tests_have_one_number_for_each_parameter():
+    assert flat(V).shape == (D,)
+    assert flat(vectors(P.params, 3, 0), 3).shape == (3, D)
 
 
 @every_row
