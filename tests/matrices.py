@@ -39,6 +39,16 @@ def symmetric(spectrum, seed=0):
     return vectors * torch.as_tensor(spectrum, dtype=torch.float64) @ vectors.T
 
 
+def log_cosh(params, buffers, batch):
+    """A loss that is quick to compile, also where the compiler unrolls many products."""
+    return (batch @ params).cosh().log()
+
+
+def point_of_log_cosh():
+    """Params, buffers and batch."""
+    return torch.randn(6, dtype=torch.float64), {}, torch.randn(4, 6, dtype=torch.float64)
+
+
 def members_of(p, count=3):
     """The states of an ensemble around a problem."""
     return [({k: (1 + 0.2 * i) * leaf for k, leaf in p.params.items()}, p.buffers) for i in range(count)]
