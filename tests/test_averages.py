@@ -142,11 +142,11 @@ def test_pydvl_averages_are_shown_to_be_wrong_and_these_right():
 
 def test_half_precision_is_summed_in_single_and_many_floats_stay_exact():
     for dtype in (torch.float16, torch.bfloat16):
-        mean = pb.chunk_average(torch.full((2,), 1.0, dtype=dtype) for _ in range(5000))  # a half sum stops at 2048
+        mean = pb.chunk_average(torch.full((2,), 1.0, dtype=dtype) for _ in range(2500))  # a half sum stops at 2048
         assert mean.dtype == dtype
         assert_close(mean, torch.ones(2, dtype=dtype))
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(100_000, 1, generator=generator)
+    drawn = torch.rand(20_000, 1, generator=generator)  # a sum in single precision would err by 2e-6
     assert_close(pb.chunk_average(drawn), drawn.double().mean(0).float(), rtol=1e-6, atol=0)
 
 
@@ -224,7 +224,9 @@ def test_vmapped_operation_averages_outside():
     assert_close(mean, torch.stack([pb.hessian(p.loss)(*member, p.batch, v) for member in members]))
 
 
-@pytest.mark.parametrize("make", [pb.direct, pb.conjugate_gradient, pb.lissa, partial(pb.nystroem, rank=2), pb.damped])
+@pytest.mark.parametrize(
+    "make", [pb.direct, pb.conjugate_gradient, partial(pb.lissa, depth=50), partial(pb.nystroem, rank=2), pb.damped]
+)
 def test_points_are_counted_along_the_axis_of_the_loss_whatever_is_made_of_it(make):
     loss = pb.sample_losses(lambda params, buffers, x: params * x, torch.nn.MSELoss(), batch_dim=1)
     x = torch.arange(1.0, 13.0).reshape(2, 6)

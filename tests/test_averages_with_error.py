@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pure_batchops as pb
 from tests.strategies import flat, problem, seeds, vectors
-from tests.test_operations import Row, close, every_row
+from tests.tables import Row, close, every_row
 
 
 def at_product(params, buffers, batch):

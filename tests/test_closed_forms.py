@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 import pure_batchops as pb
 from tests.strategies import flat, problem, seeds, vectors
-from tests.test_operations import LAMBDA, ROWS
+from tests.tables import LAMBDA, Row, each, every_row
 
 sizes = st.integers(1, 5)
 
@@ -77,16 +77,15 @@ def test_regularization_may_be_a_tensor_and_is_vmapped_and_differentiated(seed, 
     assert_close(slope, v @ v)
 
 
-def test_unused_parameters_have_zero_rows_and_columns():
+@every_row
+def test_unused_parameters_meet_no_other_and_have_the_diagonal_of_no_data(row: Row):
     p = problem("twice", 2)
     unused = torch.cat([torch.full((leaf.numel(),), "unused" in name) for name, leaf in p.params.items()])
     assert unused.any()
-    for name, row in ROWS.items():
-        matrix = pb.dense(row.operation(p))(p.params, p.buffers, p.batch)
-        alone = matrix[unused][:, unused]
-        diagonal = 1 / LAMBDA if name.startswith("inverse_harmonic_mean") else LAMBDA if name == "damped" else 0.0
-        assert_close(alone, diagonal * torch.eye(len(alone), dtype=torch.float64))
-        assert_close(matrix[unused][:, ~unused], torch.zeros_like(matrix[unused][:, ~unused]))
+    matrix = pb.dense(row.operation(p))(p.params, p.buffers, p.batch)
+    alone = matrix[unused][:, unused]
+    assert_close(alone, row.unused * torch.eye(len(alone), dtype=torch.float64))
+    assert_close(matrix[unused][:, ~unused], torch.zeros_like(matrix[unused][:, ~unused]))
 
 
 def test_loss_that_does_not_depend_on_params_has_the_zero_matrix():
@@ -152,9 +151,15 @@ def test_other_errors_of_torch_pass_unchanged():
     assert "attention" not in str(caught.value)
 
 
-@pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.Sequential(nn.Unflatten(1, (1, 4)), nn.InstanceNorm1d(1), nn.Flatten())])
+NORMS = {
+    "layer": lambda: nn.LayerNorm(4),
+    "instance": lambda: nn.Sequential(nn.Unflatten(1, (1, 4)), nn.InstanceNorm1d(1), nn.Flatten()),
+}
+
+
+@each(NORMS, "norm")
 def test_third_derivatives_through_norms_are_right_where_torchs_are_not(norm):
-    model = nn.Sequential(nn.Linear(2, 4), norm, nn.Linear(4, 1)).double()
+    model = nn.Sequential(nn.Linear(2, 4), norm(), nn.Linear(4, 1)).double()
     params, buffers = pb.functional_state(model)
     x, y, w = drawn(0, (3, 2), (3, 1), (sum(leaf.numel() for leaf in params.values()),))
     op = pb.hessian(pb.sample_losses(model, nn.MSELoss()))

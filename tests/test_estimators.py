@@ -8,8 +8,10 @@ from torch.testing import assert_close
 
 import pure_batchops as pb
 from pure_batchops.noise import signs
+from tests.marks import compiles_within
+from tests.matrices import at_matrix, log_cosh, members_of, multiplication, point_of_log_cosh, symmetric
 from tests.strategies import problem, problems, seeds
-from tests.test_operations import ROWS, VERSION, Row, close, every_row, few
+from tests.tables import ROWS, Row, close, every_row, few
 
 TRUTHS = {
     "trace": (pb.trace, lambda matrix: matrix.trace()),
@@ -18,27 +20,6 @@ TRUTHS = {
 }
 every_estimator = pytest.mark.parametrize(("estimator", "truth"), TRUTHS.values(), ids=TRUTHS)
 both_methods = pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
-
-
-def at_mean(params, buffers, batch):
-    matrix = batch.mean(0)
-    return lambda v: {"w": (matrix @ v["w"].to(batch.dtype)).to(v["w"].dtype)}
-
-
-multiplication = pb.batch_operation(at_mean)
-
-
-def at_matrix(matrix, dtype=torch.float64):
-    """Params, buffers and batch at which `multiplication` is this matrix."""
-    return {"w": torch.zeros(len(matrix), dtype=dtype)}, {}, matrix[None]
-
-
-def symmetric(spectrum, seed=0):
-    """A matrix with these eigenvalues and random eigenvectors."""
-    generator = torch.Generator().manual_seed(seed)
-    size = len(spectrum)
-    vectors = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
-    return vectors * torch.as_tensor(spectrum, dtype=torch.float64) @ vectors.T
 
 
 MATRIX = symmetric(torch.linspace(-1, 2, 30))
@@ -149,10 +130,6 @@ def test_matrices_need_not_be_symmetric(estimator, truth, method):
     assert ((values.mean(0) - truth(matrix)).abs() < 5 * values.std(0) / 10 + 0.01 * truth(matrix).abs()).all()
 
 
-def members_of(p, count=3):
-    return [({k: (1 + 0.2 * i) * leaf for k, leaf in p.params.items()}, p.buffers) for i in range(count)]
-
-
 @every_estimator
 @both_methods
 @pytest.mark.parametrize("name", ["hessian", "inverse_harmonic_mean", "generalized_gauss_newton", "block_diagonal"])
@@ -245,19 +222,14 @@ def test_estimators_refuse_what_is_no_operation(estimator, truth):
         estimator(lambda params, buffers, batch, v: v)
 
 
-compiles_within = pytest.mark.skipif(
-    VERSION < (2, 6), reason="torch 2.5 compiles an operation on several vectors by itself, and not within another function"
-)
-
-
 @compiles_within
 @both_methods
 def test_compiled_is_eager(method):
     torch._dynamo.reset()
-    p = problem("perceptron")
-    estimate = pb.trace(pb.hessian(p.loss), samples=4, method=method)
+    point = point_of_log_cosh()
+    estimate = pb.trace(pb.hessian(log_cosh), samples=4, method=method)
     compiled = torch.compile(estimate, fullgraph=True, backend="aot_eager")
-    assert_close(tuple(compiled(p.params, p.buffers, p.batch)), tuple(estimate(p.params, p.buffers, p.batch)))
+    assert_close(tuple(compiled(*point)), tuple(estimate(*point)))
 
 
 def test_signs_are_fair_independent_and_begin_anywhere():

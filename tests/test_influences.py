@@ -1,6 +1,7 @@
 """Influences against the dense matrices, and against the truth: training points left out, the model trained anew."""
 
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pure_batchops as pb
 from tests import dense
-from tests.strategies import Problem, flat, problem, problems, seeds, vectors
-from tests.test_operations import ROWS
+from tests.strategies import Problem, problem, problems, seeds
+from tests.tables import ROWS, each
 
 few = settings(max_examples=max(3, settings().max_examples // 2))
 DAMPING = 0.7
@@ -114,57 +115,110 @@ def minimised(x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, damping: 
     raise AssertionError(gradient.norm())
 
 
-@pytest.mark.parametrize("matrix", ["hessian", "generalized_gauss_newton"])
-def test_influence_predicts_what_leaving_a_point_out_does(matrix: str) -> None:
+LOGISTIC_DAMPING = 0.01
+
+
+class LeftOut(NamedTuple):
+    """Logistic regression at its minimum, and what the loss of the test points becomes without each of 40 training points."""
+
+    loss: Any
+    params: dict[str, torch.Tensor]
+    batches: list[Any]
+    test: tuple[torch.Tensor, torch.Tensor]
+    changes: torch.Tensor
+
+
+@cache
+def left_out() -> LeftOut:
     x, y = digits(300)
     x, y, test = x[:250], y[:250], (x[250:], y[250:])
-    n, damping, weights = len(x), 0.01, torch.full((len(x),), 1 / len(x), dtype=torch.float64)
-    theta = minimised(x, y, weights, damping, torch.zeros(10, 64, dtype=torch.float64))
-    model = nn.Linear(64, 10, bias=False).double()
-    loss, params = pb.sample_losses(model, nn.CrossEntropyLoss()), {"weight": theta}
-    op = pb.hessian(loss) if matrix == "hessian" else pb.generalized_gauss_newton(model, nn.CrossEntropyLoss())
-    inverse = pb.conjugate_gradient(pb.averaged(op), damping, tolerance=1e-8, max_steps=500)
-    batches = list(zip(x.split(100), y.split(100), strict=True))
-    predicted = -pb.influence(inverse, loss)(params, {}, batches, test).mean(0)[:40] / n
-    before, actual = loss(params, {}, test).mean(), []
+    weights = torch.full((len(x),), 1 / len(x), dtype=torch.float64)
+    theta = minimised(x, y, weights, LOGISTIC_DAMPING, torch.zeros(10, 64, dtype=torch.float64))
+    loss = pb.sample_losses(nn.Linear(64, 10, bias=False).double(), nn.CrossEntropyLoss())
+    before, after = loss({"weight": theta}, {}, test).mean(), []
     for i in range(40):
         left = weights.clone()
         left[i] = 0
-        actual.append(loss({"weight": minimised(x, y, left, damping, theta)}, {}, test).mean() - before)
-    assert torch.corrcoef(torch.stack([predicted, torch.stack(actual)]))[0, 1] >= 0.99
+        after.append(loss({"weight": minimised(x, y, left, LOGISTIC_DAMPING, theta)}, {}, test).mean())
+    batches = list(zip(x.split(100), y.split(100), strict=True))
+    return LeftOut(loss, {"weight": theta}, batches, test, torch.stack(after) - before)
 
 
-def test_what_is_no_stream_of_batches_or_no_inverse_is_refused():
+@pytest.mark.parametrize("matrix", ["hessian", "generalized_gauss_newton"])
+def test_influence_predicts_what_leaving_a_point_out_does(matrix: str) -> None:
+    case, model = left_out(), nn.Linear(64, 10, bias=False).double()
+    op = pb.hessian(case.loss) if matrix == "hessian" else pb.generalized_gauss_newton(model, nn.CrossEntropyLoss())
+    inverse = pb.conjugate_gradient(pb.averaged(op), LOGISTIC_DAMPING, tolerance=1e-8, max_steps=500)
+    influences = pb.influence(inverse, case.loss)(case.params, {}, case.batches, case.test)
+    predicted = -influences.mean(0)[:40] / 250
+    assert torch.corrcoef(torch.stack([predicted, case.changes]))[0, 1] >= 0.99
+
+
+FUNCTIONS = {
+    "influence": pb.influence,
+    "self_influence": pb.self_influence,
+    "perturbation_influence": pb.perturbation_influence,
+}
+every_function = each(FUNCTIONS, "function")
+of_test_points = each({name: FUNCTIONS[name] for name in ("influence", "perturbation_influence")}, "function")
+
+
+def influences_of(function: Any, train_batches: Any, p: Problem | None = None, inverse: Any = None) -> Any:
+    """What the function says about these training batches; where it takes a test batch, that of the problem."""
+    p = p or problem("perceptron", 3)
+    test = () if function is pb.self_influence else (p.batch,)
+    return function(inverse or INVERSES["direct"](p), p.loss)(p.params, p.buffers, train_batches, *test)
+
+
+@every_function
+def test_inverse_that_is_no_operation_is_refused(function: Any) -> None:
+    with pytest.raises(TypeError, match="inverse must be"):
+        function(None, problem("perceptron", 3).loss)
+
+
+@every_function
+def test_loss_that_is_no_function_is_refused(function: Any) -> None:
+    with pytest.raises(TypeError, match="loss must be a function"):
+        function(INVERSES["direct"](problem("perceptron", 3)), None)
+
+
+@every_function
+def test_chunk_size_of_zero_is_refused(function: Any) -> None:
     p = problem("perceptron", 3)
-    inverse = INVERSES["direct"](p)
-    for function in (pb.influence, pb.self_influence, pb.perturbation_influence):
-        with pytest.raises(TypeError, match="inverse must be"):
-            function(None, p.loss)
-        with pytest.raises(TypeError, match="loss must be a function"):
-            function(inverse, None)
-        with pytest.raises(ValueError, match="chunk_size must be at least 1"):
-            function(inverse, p.loss, chunk_size=0)
-    arguments = p.params, p.buffers, iter([p.batch])
-    for find in (
-        lambda: pb.influence(inverse, p.loss)(*arguments, p.batch),
-        lambda: pb.self_influence(inverse, p.loss)(*arguments),
-        lambda: pb.perturbation_influence(inverse, p.loss)(*arguments, p.batch),
-    ):
-        with pytest.raises(ValueError, match="train_batches must be iterable again"):
-            find()
-    shuffled = DataLoader(TensorDataset(*p.batch), shuffle=True)
-    for find in (pb.influence(inverse, p.loss), pb.perturbation_influence(inverse, p.loss)):
-        with pytest.raises(ValueError, match="one order each time .*shuffle=False"):
-            find(p.params, p.buffers, shuffled, p.batch)
+    with pytest.raises(ValueError, match="chunk_size must be at least 1"):
+        function(INVERSES["direct"](p), p.loss, chunk_size=0)
+
+
+@every_function
+def test_stream_that_can_be_read_only_once_is_refused(function: Any) -> None:
+    with pytest.raises(ValueError, match="train_batches must be iterable again"):
+        influences_of(function, iter([problem("perceptron", 3).batch]))
+
+
+@every_function
+def test_stream_that_is_shuffled_each_time_is_refused(function: Any) -> None:
+    shuffled = DataLoader(TensorDataset(*problem("perceptron", 3).batch), shuffle=True)
     with pytest.raises(ValueError, match="one order each time .*shuffle=False"):
-        pb.self_influence(inverse, p.loss)(p.params, p.buffers, shuffled)
+        influences_of(function, shuffled)
+
+
+@of_test_points
+def test_average_over_no_batches_is_refused(function: Any) -> None:
     with pytest.raises(ValueError, match="nothing to average"):
-        pb.influence(inverse, p.loss)(p.params, p.buffers, [], p.batch)
+        influences_of(function, [])
+
+
+def test_self_influence_of_no_batches_is_refused():
+    p = problem("perceptron", 3)
+    inverse = pb.averaged(pb.inverse_harmonic_mean(p.loss, 1.0))
     with pytest.raises(ValueError, match="train_batches must hold at least one batch"):
-        pb.self_influence(pb.averaged(pb.inverse_harmonic_mean(p.loss, 1.0)), p.loss)(p.params, p.buffers, [])
+        influences_of(pb.self_influence, [], p, inverse)
+
+
+def test_inputs_that_are_whole_numbers_cannot_be_perturbed():
     tied = problem("tied", 2)
     with pytest.raises(TypeError, match=r"inputs must be floating-point tensors to be perturbed, got torch.int64"):
-        pb.perturbation_influence(INVERSES["direct"](tied), tied.loss)(tied.params, tied.buffers, [tied.batch], tied.batch)
+        influences_of(pb.perturbation_influence, [tied.batch], tied)
 
 
 def test_loss_that_mixes_samples_is_refused():
@@ -178,11 +232,11 @@ def test_loss_that_mixes_samples_is_refused():
         pb.influence(inverse, mixing)(params, {}, [x], x)
 
 
-def test_nothing_that_is_passed_in_is_changed():
+@every_function
+def test_nothing_that_is_passed_in_is_changed(function: Any) -> None:
     p = problem("perceptron", 3)
     before = {k: leaf.clone() for k, leaf in p.params.items()}
-    batches, batch = in_batches(p, [1, 2]), [part.clone() for part in p.batch]
-    pb.influence(INVERSES["direct"](p), p.loss)(p.params, p.buffers, batches, p.batch)
+    batches, batch = in_batches(p, [1, 2]), [part.clone() for part in p.batch]  # the batches are views of the batch
+    influences_of(function, batches, p)
     assert_close(p.params, before, rtol=0, atol=0)
     assert_close(list(p.batch), batch, rtol=0, atol=0)
-    assert flat(vectors(p.params, None, 0)).shape == (p.numbers,)

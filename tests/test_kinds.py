@@ -1,7 +1,6 @@
 """Kinds of layers, added as the page of `pure_batchops.gradients` says: the weight stands anywhere, and bugs are raised."""
 
 import logging
-from functools import partial
 
 import pytest
 import torch
@@ -70,7 +69,7 @@ def problem(forward, independent):
     def loss(params, buffers, x):
         return forward(params, buffers, x).sin().square().flatten(1).sum(1)
 
-    loss.independent = independent
+    loss = pb.declared(loss, independent=independent)
     params = {"w": torch.randn(4, dtype=torch.float64), "b": torch.randn(4, dtype=torch.float64)}
     return loss, params, mean_and_variance(), torch.randn(5, 4, 3, dtype=torch.float64)
 
@@ -120,7 +119,7 @@ def test_known_layers_called_with_keywords_are_kept_by_layer(name, independent, 
     def loss(params, buffers, x):
         return forward(params, x).sin().square().flatten(1).sum(1)
 
-    loss.independent = independent
+    loss = pb.declared(loss, independent=independent)
     params = {"w": torch.randn(shape, dtype=torch.float64), "b": torch.randn(4, dtype=torch.float64)}
     x = torch.randint(6, (5, 2)) if size is None else torch.randn(size, dtype=torch.float64)
     agrees(loss, params, {}, x, held=20)
@@ -137,8 +136,8 @@ def broken(args, kwargs):
 def test_bug_in_a_kind_of_layer_is_raised(independent, monkeypatch):
     monkeypatch.setitem(KINDS, F.linear, KINDS[F.linear]._replace(read=broken))
     loss = pb.sample_losses(nn.Linear(3, 2), nn.MSELoss())
-    loss = loss if independent else partial(loss)
-    params, buffers = pb.functional_state(nn.Linear(3, 2))
+    loss = loss if independent else lambda *arguments, declared=loss: declared(*arguments)
+    loss = pb.declared(loss, independent=independent)
     batch = torch.randn(4, 3), torch.randn(4, 2)
     with pytest.raises(KeyError, match="a bug of ours"):
         gradient_route(loss, params, buffers, batch, held=8)

@@ -11,32 +11,8 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.testing import assert_close
 
 import pure_batchops as pb
-
-
-class Twice(nn.Module):
-    """A linear layer used twice, and an embedding that is the weight of a linear layer too."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer, self.embedding, self.head = nn.Linear(3, 3), nn.Embedding(6, 3), nn.Linear(3, 6, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, x):
-        return self.head(self.layer(self.layer(self.embedding(x)).tanh()))
-
-
-LAYERS = {
-    "linear": (nn.Linear(3, 4), torch.randn(5, 3)),
-    "linear at few positions": (nn.Linear(6, 7), torch.randn(5, 2, 6)),
-    "linear at many positions": (nn.Linear(2, 3), torch.randn(5, 2, 4, 2)),
-    "conv1d": (nn.Conv1d(2, 3, 2, stride=2, padding=1), torch.randn(5, 2, 5)),
-    "conv2d": (nn.Conv2d(2, 4, 3, padding=(1, 0), dilation=2, groups=2), torch.randn(5, 2, 5, 6)),
-    "conv3d": (nn.Conv3d(1, 2, 2, bias=False), torch.randn(5, 1, 3, 3, 3)),
-    "embedding": (nn.Embedding(6, 3), torch.randint(6, (5, 4))),
-    "embedding with padding": (nn.Embedding(6, 3, padding_idx=-1), torch.randint(6, (5, 4))),
-    "used twice": (Twice(), torch.randint(6, (5, 4))),
-    "attention": (nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), torch.randn(5, 3, 4)),
-}
+from tests.layers import LAYERS, MIXING, agrees, dense_gradients, problem
+from tests.tables import each
 
 
 @pytest.fixture
@@ -47,55 +23,27 @@ def tapped(caplog):
     return lambda: [set(ast.literal_eval(m.removeprefix(start))) for m in caplog.messages if m.startswith(start)]
 
 
-def head(output, _):
-    return output.sin().pow(2).sum() + output.flatten()[0]
-
-
-def problem(model, x):
-    model = model.double().eval()
-    x = x.double() if x.is_floating_point() else x
-    for tensor in model.parameters():
-        nn.init.normal_(tensor, std=0.5)
-    return pb.sample_losses(model, head), *pb.functional_state(model), (x, torch.zeros(len(x)))
-
-
-def dense_gradients(loss, params, buffers, batch):
-    leaves = [leaf.clone().requires_grad_() for leaf in params.values()]
-    losses = loss(dict(zip(params, leaves, strict=True)), buffers, batch)
-    rows = [torch.autograd.grad(value, leaves, retain_graph=True, materialize_grads=True) for value in losses]
-    return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
-
-
-def agrees(loss, params, buffers, batch, held):
-    gradients = dense_gradients(loss, params, buffers, batch)
-    n, numbers = gradients.shape
-    v = torch.randn(2, numbers, dtype=torch.float64)
-    assert_close(pb.gauss_newton(loss, held=held)(params, buffers, batch, v), v @ gradients.T @ gradients / n)
-    inverses = [torch.linalg.inv(torch.outer(g, g) + 0.3 * torch.eye(numbers, dtype=torch.float64)) for g in gradients]
-    assert_close(pb.inverse_harmonic_mean(loss, 0.3, held=held)(params, buffers, batch, v), v @ sum(inverses) / n)
-
-
 @pytest.mark.parametrize("joined", [0, 2**18])
 @pytest.mark.parametrize("name", ["linear", "conv2d", "used twice"])
 def test_gradients_held_in_one_matrix_or_leaf_by_leaf_are_the_same(name, joined, monkeypatch):
     monkeypatch.setattr("pure_batchops.gradients.maps.NUMBERS_JOINED", joined)
-    agrees(*problem(*LAYERS[name]), held=2**22)
+    agrees(*problem(*LAYERS[name]()), held=2**22)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_weights_of_known_layers_are_tapped_and_right(name, tapped):
-    loss, params, buffers, batch = problem(*LAYERS[name])
+    loss, params, buffers, batch = problem(*LAYERS[name]())
     weights = {number for number, leaf in enumerate(params.values()) if leaf.dim() > 1}
     rest = sum(leaf.numel() for leaf in params.values() if leaf.dim() == 1)
-    agrees(partial(loss), params, buffers, batch, held=max(1, 5 * rest))  # of a partial nothing is known
+    agrees(pb.declared(loss, independent=False), params, buffers, batch, held=max(1, 5 * rest))
     assert tapped() == [weights] * 2
 
 
 @pytest.mark.parametrize("name", ["linear at few positions", "conv2d", "embedding"])
 def test_over_an_ensemble_by_layer_is_the_loop(name, tapped):
-    loss, params, buffers, batch = problem(*LAYERS[name])
+    loss, params, buffers, batch = problem(*LAYERS[name]())
     states = pb.stack_states([({k: scale * leaf for k, leaf in params.items()}, buffers) for scale in (1, 2)])
-    op = pb.inverse_harmonic_mean(partial(loss), 0.3, held=40)
+    op = pb.inverse_harmonic_mean(pb.declared(loss, independent=False), 0.3, held=40)
     v = torch.randn(sum(leaf.numel() for leaf in params.values()), dtype=torch.float64)
     products = torch.vmap(op, in_dims=(0, 0, None, None))(*states, batch, v)
     for scale, product in zip((1, 2), products, strict=True):
@@ -202,24 +150,9 @@ def test_held_that_is_no_number_of_numbers_is_refused(factory, held, error):
         factory(lambda params, buffers, x: x, held=held)
 
 
-class Mixing(nn.Linear):
-    """Not the linear layer that its base class is."""
-
-    def forward(self, x):
-        return super().forward(x - x.mean(0))
-
-
-def hooked():
-    model = nn.Sequential(nn.Linear(3, 2))
-    model[0].register_forward_hook(lambda module, inputs, output: output - output.mean(0))
-    return model
-
-
-MIXING = [Mixing(3, 2), nn.Sequential(Mixing(3, 2)), hooked(), nn.Sequential(nn.Linear(3, 2), nn.Softmax(0))]
-
-
-@pytest.mark.parametrize("model", MIXING)
-def test_model_that_mixes_samples_is_noticed(model):
+@each(MIXING, "build")
+def test_model_that_mixes_samples_is_noticed(build):
+    model = build()
     loss = pb.sample_losses(model, nn.MSELoss())
     point = *pb.functional_state(model), (torch.randn(4, 3), torch.randn(4, 2))
     v = torch.ones(8)

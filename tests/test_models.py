@@ -11,6 +11,7 @@ from torch.testing import assert_close
 import pure_batchops as pb
 from pure_batchops.models.forward import pure_forward
 from tests.strategies import KINDS, Tied, problem
+from tests.tables import each
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,20 +141,22 @@ class Writes(nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)),
-        nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)),
-        nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)).eval(),
-        nn.TransformerEncoderLayer(4, 2, 4),
-        nn.LSTM(3, 3, 2, dropout=0.5),
-        nn.RReLU(),
-        nn.Sequential(nn.Embedding(3, 3, max_norm=1.0), nn.Linear(3, 3)).eval(),
-    ],
-    ids=lambda model: type(model).__name__,
-)
-def test_training_mode_and_mixing_norms_are_refused_by_the_factory(model):
+IMPURE = {
+    "batch norm": lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)),
+    "dropout": lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)),
+    "batch norm without statistics": lambda: nn.Sequential(
+        nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)
+    ).eval(),
+    "transformer": lambda: nn.TransformerEncoderLayer(4, 2, 4),
+    "recurrent": lambda: nn.LSTM(3, 3, 2, dropout=0.5),
+    "random slope": nn.RReLU,
+    "embedding that is renormalised": lambda: nn.Sequential(nn.Embedding(3, 3, max_norm=1.0), nn.Linear(3, 3)).eval(),
+}
+
+
+@each(IMPURE, "build")
+def test_training_mode_and_mixing_norms_are_refused_by_the_factory(build):
+    model = build()
     with pytest.raises(ValueError, match="model must not"):
         pb.sample_losses(model, nn.MSELoss())
     with pytest.raises(ValueError, match="model must not"):
@@ -162,8 +165,9 @@ def test_training_mode_and_mixing_norms_are_refused_by_the_factory(model):
         pb.monte_carlo_fisher(model, "gaussian")
 
 
-@pytest.mark.parametrize(("model", "message"), [(Drops(), "drew random numbers"), (Writes(), "wrote into its buffers calls")])
-def test_forward_that_is_not_pure_in_training_mode_is_refused(model, message):
+@pytest.mark.parametrize(("kind", "message"), [(Drops, "drew random numbers"), (Writes, "wrote into its buffers calls")])
+def test_forward_that_is_not_pure_in_training_mode_is_refused(kind, message):
+    model = kind()
     params, buffers = pb.functional_state(model)
     copies = {name: leaf.clone() for name, leaf in buffers.items()}
     with pytest.raises(ValueError, match=message):
@@ -238,31 +242,36 @@ def test_model_that_is_none_is_refused():
         pb.sample_losses({}, nn.MSELoss())
 
 
-@pytest.mark.parametrize(
-    "model", [nn.LayerNorm((2, 3)), nn.LayerNorm(3, elementwise_affine=False), nn.InstanceNorm1d(2, affine=True)]
-)
-def test_rewritten_norms_are_torchs(model):
+NORMS = {
+    "layer": lambda: nn.LayerNorm((2, 3)),
+    "layer without weights": lambda: nn.LayerNorm(3, elementwise_affine=False),
+    "instance": lambda: nn.InstanceNorm1d(2, affine=True),
+}
+
+
+@each(NORMS, "norm")
+def test_rewritten_norms_are_torchs(norm):
     x = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
-    wrapped = nn.Sequential(model, nn.Linear(3, 1))
+    wrapped = nn.Sequential(norm(), nn.Linear(3, 1))
     for tensor in wrapped.parameters():
         nn.init.uniform_(tensor, 0.5, 1)
     assert_close(pure_forward(wrapped)(*pb.functional_state(wrapped), x), wrapped(x).detach())
 
 
 WEIGHT_NORMS = {
-    "parametrized": nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)),
-    "along another axis": nn.utils.parametrizations.weight_norm(nn.Linear(3, 4), dim=1),
-    "as a whole": nn.utils.parametrizations.weight_norm(nn.Linear(3, 4), dim=None),
-    "of a convolution": nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 1)),
+    "parametrized": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)),
+    "along another axis": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 4), dim=1),
+    "as a whole": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 4), dim=None),
+    "of a convolution": lambda: nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 1)),
+    "hooked": lambda: nn.utils.weight_norm(nn.Linear(3, 4)),
+    "hooked as a whole": lambda: nn.utils.weight_norm(nn.Linear(3, 4), dim=None),
 }
 
 
-@pytest.mark.parametrize("name", [*WEIGHT_NORMS, "hooked", "hooked as a whole"])
+@each(WEIGHT_NORMS, "norm")
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
-def test_rewritten_weight_norm_is_torchs_and_has_the_right_hessian_which_torchs_has_not(name):
-    hooked = {"hooked": 0, "hooked as a whole": None}
-    model = nn.utils.weight_norm(nn.Linear(3, 4), dim=hooked[name]) if name in hooked else WEIGHT_NORMS[name]
-    model = nn.Sequential(model, nn.Tanh()).double()
+def test_rewritten_weight_norm_is_torchs_and_has_the_right_hessian_which_torchs_has_not(norm):
+    model = nn.Sequential(norm(), nn.Tanh()).double()
     x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = x[..., None] if isinstance(model[0], nn.Conv1d) else x
     params, buffers = pb.functional_state(model)
@@ -285,12 +294,18 @@ class Step(nn.Module):
         return self.cell(x, state)
 
 
-CELLS = [nn.GRUCell(3, 4), nn.LSTMCell(3, 4), nn.RNNCell(3, 4), nn.RNNCell(3, 4, bias=False, nonlinearity="relu")]
+CELLS = {
+    "GRU": lambda: nn.GRUCell(3, 4),
+    "LSTM": lambda: nn.LSTMCell(3, 4),
+    "RNN": lambda: nn.RNNCell(3, 4),
+    "RNN of relu without a bias": lambda: nn.RNNCell(3, 4, bias=False, nonlinearity="relu"),
+}
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: type(cell).__name__)
+@each(CELLS, "build")
 @pytest.mark.parametrize("samples", [(), (5,)])
-def test_rewritten_cells_are_torchs(cell, samples):
+def test_rewritten_cells_are_torchs(build, samples):
+    cell = build()
     generator = torch.Generator().manual_seed(0)
     x, hidden, memory = torch.randn(3, *samples, 4, generator=generator)
     x, state = x[..., :3], (hidden, memory) if isinstance(cell, nn.LSTMCell) else hidden

@@ -12,29 +12,8 @@ from torch.testing import assert_close
 
 import pure_batchops as pb
 from pure_batchops.models import row_by_row as independence
-from tests.test_layers import LAYERS, agrees, problem
-
-TELLS = hasattr(torch._C._functorch, "get_interpreter_stack")  # older versions of torch do not tell of their transforms
-SHARED = nn.Linear(3, 3)
-CHAINS = {
-    **{name: layer for name, layer in LAYERS.items() if name not in ("used twice", "attention")},
-    "perceptron": (nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)),
-    "one layer twice": (nn.Sequential(SHARED, nn.Tanh(), SHARED, nn.Sigmoid(), SHARED), torch.randn(5, 3)),
-    "changed in place at first": (
-        nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)),
-        torch.randn(5, 3),
-    ),
-    "network": (
-        nn.Sequential(nn.Conv2d(1, 2, 2), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2)),
-        torch.randn(5, 1, 5, 5),
-    ),
-    "language": (nn.Sequential(nn.Embedding(6, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randint(6, (5, 4))),
-    "padded": (
-        nn.Sequential(nn.Embedding(6, 3, padding_idx=2), nn.Flatten(), nn.Linear(12, 2)),
-        torch.arange(20).view(5, 4) % 6,
-    ),
-    "input changed in place": (nn.Sequential(nn.ELU(inplace=True), nn.Linear(3, 2)), torch.randn(5, 3)),
-}
+from tests.layers import CHAINS, NOT_RECORDED, agrees, perceptron, problem
+from tests.marks import TELLS
 
 
 @pytest.fixture
@@ -53,7 +32,7 @@ def recorded(said):
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_gradients_of_a_chain_are_recorded_and_right(name, recorded, said):
-    loss, params, buffers, batch = problem(*CHAINS[name])
+    loss, params, buffers, batch = problem(*CHAINS[name]())
     for held in (10**6, 1):
         agrees(loss, params, buffers, batch, held=held)
     weights = [number for number, leaf in enumerate(params.values()) if leaf.dim() > 1]
@@ -61,25 +40,18 @@ def test_gradients_of_a_chain_are_recorded_and_right(name, recorded, said):
     assert said("weights by layer") == [f"weights by layer: leaves {weights}"] * 2
 
 
-NOT_RECORDED = {
-    "changed in place later": nn.Sequential(
-        nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)
-    ),
-    "a norm's weights": nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)),
-}
-
-
 @pytest.mark.parametrize("name", NOT_RECORDED)
 def test_chain_that_cannot_be_recorded_is_right(name, recorded):
-    loss, params, buffers, batch = problem(NOT_RECORDED[name], torch.randn(5, 3))
+    loss, params, buffers, batch = problem(NOT_RECORDED[name](), torch.randn(5, 3))
     agrees(loss, params, buffers, batch, held=10**6)
     assert recorded() == [None, None]
 
 
 @pytest.mark.parametrize("names", [["0.weight"], ["0.bias"], ["2.*"], ["0.bias", "2.weight"]])
 def test_frozen_parts_of_layers_stay_out(names):
-    loss, _, _, batch = problem(*CHAINS["perceptron"])
-    params, buffers = pb.functional_state(CHAINS["perceptron"][0], restrict_to=names)
+    model, x = perceptron()
+    loss, _, _, batch = problem(model, x)
+    params, buffers = pb.functional_state(model, restrict_to=names)
     for held in (10**6, 1):
         agrees(loss, params, buffers, batch, held=held)
 
@@ -237,13 +209,14 @@ def curved(model, x):
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_single_product_of_a_chain_is_taken_along_v_in_one_pass_and_right(name, along):
-    op, *point = curved(*CHAINS[name])
+    model, x = CHAINS[name]()
+    op, *point = curved(model, x)
     v = torch.randn(sum(leaf.numel() for leaf in point[0].values()), dtype=torch.float64)
     assert_close(op(*point, v), op.at(*point)(v))
     tree = {key: torch.randn_like(leaf) for key, leaf in point[0].items()}
     assert_close(op(*point, tree), op.at(*point)(tree))
     assert_close(op(*point, point[0]), op.at(*point)(point[0]))
-    assert along() == [] if any(isinstance(part, nn.Embedding) for part in CHAINS[name][0].modules()) else [TELLS] * 3
+    assert along() == [] if any(isinstance(part, nn.Embedding) for part in model.modules()) else [TELLS] * 3
 
 
 OF_CHANNELS = [nn.GroupNorm(2, 4), nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.LayerNorm(4)]
@@ -301,7 +274,7 @@ def test_module_that_stops_gradients_is_not_taken_along_v(along):
 
 @pytest.mark.parametrize("what", ["params", "batch", "v"])
 def test_single_product_of_a_chain_has_the_derivatives_that_the_caller_asks_for(what, along):
-    op, params, buffers, (x, targets) = curved(*CHAINS["perceptron"])
+    op, params, buffers, (x, targets) = curved(*perceptron())
     arguments = {"params": params["0.weight"], "batch": x, "v": torch.randn(26, dtype=torch.float64)}
     w, tangent = torch.randn(26, dtype=torch.float64), torch.randn_like(arguments[what])
 

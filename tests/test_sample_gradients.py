@@ -69,7 +69,7 @@ PROBLEMS = ["own", "convolution", "chain", "one sample"]
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_gradients_and_norms_are_those_of_a_loop(name, wrapped, monkeypatch):
     loss, *point = problem(name)
-    loss = partial(loss) if wrapped else loss
+    loss = pb.declared(loss, independent=False) if wrapped else loss
     rows = plain_rows(loss, *point)
     assert_close(pb.sample_gradients(loss)(*point), rows)
     assert_close(pb.gradient_norms(loss)(*point), plain_norms(rows))
@@ -225,7 +225,7 @@ def test_several_losses_for_one_sample_are_no_samples():
     def loss(params, buffers, x):  # one number for each position, not for each sample
         return (x * params["w"]).flatten()
 
-    loss.independent = True
+    loss = pb.declared(loss, independent=True)
     params, x, v = {"w": torch.tensor(2.0)}, torch.randn(3, 4), torch.ones(1)
     assert gradient_route(loss, params, {}, x) == "unformed"
     assert_close(pb.gauss_newton(loss)(params, {}, x, v), x.square().mean()[None])

@@ -1,7 +1,6 @@
 """Every law × every inverse: one row each."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -10,35 +9,19 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import pure_batchops as pb
+from tests.marks import compiles
+from tests.matrices import log_cosh, point_of_log_cosh
 from tests.strategies import Problem, flat, problem, problems, seeds, vectors
-from tests.test_operations import ROWS
+from tests.tables import INVERSES, ROWS, Inverse, Row, each, every_inverse
 
 few = settings(max_examples=max(2, settings().max_examples // 4))
-EXACT = {name: row for name, row in ROWS.items() if not row.tolerance and not name.endswith(("_by_layer", "_unheld"))}
-every_operation = pytest.mark.parametrize("row", EXACT.values(), ids=EXACT)
-
-
-class Inverse(NamedTuple):
-    """A method: from an operation, λ, the largest eigenvalue and D to the inverse; and whether it needs a definite matrix."""
-
-    inverse: Callable[[Any, Any, float, int], Any]
-    definite: bool = False
-
-
-INVERSES = {
-    "conjugate_gradient": Inverse(lambda op, damping, most, size: pb.conjugate_gradient(op, damping, tolerance=1e-12)),
-    "preconditioned": Inverse(
-        lambda op, damping, most, size: pb.conjugate_gradient(
-            op, damping, tolerance=1e-12, preconditioner=pb.nystroem(op, damping, rank=max(1, size // 2))
-        ),
-        definite=True,
-    ),
-    "lissa": Inverse(lambda op, damping, most, size: pb.lissa(op, damping, scale=damping + most, depth=22)),
-    "lissa_of_its_own_scale": Inverse(lambda op, damping, most, size: pb.lissa(op, damping, depth=22)),
-    "nystroem": Inverse(lambda op, damping, most, size: pb.nystroem(op, damping, rank=size), definite=True),
-    "direct": Inverse(lambda op, damping, most, size: pb.direct(op, damping)),
+EXACT = {name: row for name, row in ROWS.items() if not row.tolerance and not row.again}
+PAIRS = {
+    f"{way}-{name}": (inverse, row)
+    for way, inverse in INVERSES.items()
+    for name, row in EXACT.items()
+    if row.definite or not inverse.definite
 }
-every_inverse = pytest.mark.parametrize("inverse", INVERSES.values(), ids=INVERSES)
 
 
 def sizes(matrix: torch.Tensor) -> tuple[float, float]:
@@ -51,15 +34,12 @@ def damped_dense(matrix: torch.Tensor, damping: Any) -> torch.Tensor:
     return matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype)
 
 
-@every_inverse
-@every_operation
+@pytest.mark.parametrize(("inverse", "row"), PAIRS.values(), ids=PAIRS)
 @given(p=problems(), count=st.sampled_from([None, 0, 1, 3]), seed=seeds)
 @few
 def test_inverse_is_the_dense_one_in_every_form_of_v(
-    inverse: Inverse, row: Any, p: Problem, count: int | None, seed: int
+    inverse: Inverse, row: Row, p: Problem, count: int | None, seed: int
 ) -> None:
-    if inverse.definite and not row.definite(p):
-        return
     matrix, v = row.twin(p), vectors(p.params, count, seed)
     damping, most = sizes(matrix)
     op = inverse.inverse(row.operation(p), damping, most, p.numbers)
@@ -105,7 +85,7 @@ def test_regularization_may_be_vmapped_and_differentiated(inverse: Inverse) -> N
     assert_close(slope, -w @ dense[0] @ dense[0] @ v, rtol=1e-6, atol=1e-8)
 
 
-@every_inverse
+@each({name: inverse for name, inverse in INVERSES.items() if inverse.averages}, "inverse")
 @given(p=problems(["perceptron", "tied", "sequence"]), seed=seeds, n=st.integers(2, 5))
 @few
 def test_inverse_of_an_average_over_a_split_is_that_of_the_whole(inverse: Inverse, p: Problem, seed: int, n: int) -> None:
@@ -113,8 +93,6 @@ def test_inverse_of_an_average_over_a_split_is_that_of_the_whole(inverse: Invers
     parts = list(zip(*(part.split([1, n - 1]) for part in p.batch), strict=True))
     matrix, v = ROWS["gauss_newton"].twin(p), flat(vectors(p.params, 2, seed))[: 2 * p.numbers].reshape(2, -1)
     damping, most = sizes(matrix)
-    if inverse is INVERSES["lissa"] or inverse is INVERSES["lissa_of_its_own_scale"]:
-        return  # is random over several batches: its own test
     op = inverse.inverse(pb.averaged(pb.gauss_newton(p.loss)), damping, most, p.numbers)
     assert_close(op(p.params, p.buffers, parts, v), torch.linalg.solve(damped_dense(matrix, damping), v.T).T)
 
@@ -144,23 +122,20 @@ def test_lissa_with_a_larger_scale_comes_nearer_the_inverse_of_the_average():
 
 
 TRACED = {
-    "conjugate_gradient": lambda op, damping, most, size: pb.conjugate_gradient(op, damping, tolerance=1e-3, max_steps=4),
-    "lissa": lambda op, damping, most, size: pb.lissa(op, damping, scale=damping + most, depth=4),
+    "conjugate_gradient": lambda op, damping, most, size: pb.conjugate_gradient(op, damping, tolerance=1e-2, max_steps=2),
+    "lissa": lambda op, damping, most, size: pb.lissa(op, damping, scale=damping + most, depth=2),
     "nystroem": lambda op, damping, most, size: pb.nystroem(op, damping, rank=3),
     "direct": lambda op, damping, most, size: pb.direct(op, damping),
 }
 
 
-@pytest.mark.skipif(torch.__version__ < "2.5", reason="torch.compile cannot trace torch.func's transforms before 2.5")
+@compiles
 @pytest.mark.parametrize("name", TRACED)
 @pytest.mark.parametrize("count", [None, 2])
 def test_compiled_is_eager(name: str, count: int | None) -> None:
-    def loss(params: Any, buffers: Any, batch: Any) -> torch.Tensor:
-        return (batch @ params).cosh().log()
-
-    op = TRACED[name](pb.hessian(loss), 5.0, 2.0, 6)  # the compiler unrolls the steps, so that products must be small
-    point = torch.randn(6), {}, torch.randn(4, 6)
-    v = torch.randn(6) if count is None else torch.randn(count, 6)
+    op = TRACED[name](pb.hessian(log_cosh), 50.0, 2.0, 6)  # the compiler unrolls the steps, so that they must be few and small
+    point = point_of_log_cosh()
+    v = torch.randn(6 if count is None else (count, 6), dtype=torch.float64)
     torch._dynamo.reset()
     assert_close(torch.compile(op, fullgraph=True, backend="aot_eager")(*point, v), op(*point, v))
 
@@ -242,10 +217,7 @@ def test_lower_precision_is_near_and_keeps_its_dtype(inverse: Inverse, dtype: to
         return p.loss({k: leaf.double() for k, leaf in params.items()}, buffers, batch).to(dtype)
 
     op = pb.gauss_newton(loss)
-    if inverse.inverse in (INVERSES["conjugate_gradient"].inverse, INVERSES["preconditioned"].inverse):
-        found = pb.conjugate_gradient(op, damping, tolerance=tolerance)
-    else:
-        found = inverse.inverse(op, damping, most, p.numbers)
+    found = inverse.inverse(op, damping, most, p.numbers, tolerance)
     params = {k: leaf.to(dtype) for k, leaf in p.params.items()}
     near = found(params, p.buffers, p.batch, v.to(dtype))
     right = torch.linalg.solve(damped_dense(exact, damping), v)

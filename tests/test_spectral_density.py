@@ -7,10 +7,19 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import pure_batchops as pb
+from tests.marks import compiles_within
+from tests.matrices import (
+    SPECTRA,
+    at_matrix,
+    every_spectrum,
+    log_cosh,
+    members_of,
+    multiplication,
+    point_of_log_cosh,
+    symmetric,
+)
 from tests.strategies import problem, problems, seeds
-from tests.test_eigenpairs import SPECTRA, every_spectrum
-from tests.test_estimators import at_matrix, compiles_within, members_of, multiplication, symmetric
-from tests.test_operations import ROWS, Row, close, every_row, few
+from tests.tables import ROWS, Row, close, every_row, few
 
 SPREAD = symmetric(torch.cat([torch.linspace(0, 1, 90), torch.linspace(3, 4, 30)]))
 
@@ -158,7 +167,7 @@ def test_what_is_no_operation_is_refused():
 @compiles_within
 def test_compiled_is_eager():
     torch._dynamo.reset()
-    p = problem("perceptron")
-    density = pb.spectral_density(pb.gauss_newton(p.loss), samples=2, steps=2, points=20)
+    point = point_of_log_cosh()
+    density = pb.spectral_density(pb.gauss_newton(log_cosh), samples=2, steps=2, points=20)
     compiled = torch.compile(density, fullgraph=True, backend="aot_eager")
-    assert_close(tuple(compiled(p.params, p.buffers, p.batch)), tuple(density(p.params, p.buffers, p.batch)))
+    assert_close(tuple(compiled(*point)), tuple(density(*point)))

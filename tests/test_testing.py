@@ -12,9 +12,9 @@ from pure_batchops.operations.operation import with_at
 from pure_batchops.testing import AVERAGE_LAWS, LAWS, check_average, check_operation
 from pure_batchops.testing.case import copied
 from pure_batchops.trees import map_leaves
+from tests.marks import compiles
 from tests.strategies import problem
 
-VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
 UNCOMPILED = tuple(law for law in LAWS if law != "compiled")  # half a minute less
 PARAMS = {"a": torch.tensor([0.5, -1.0]), "b": torch.tensor([2.0, 0.3])}  # float32, as in a notebook
 BUFFERS = {"shift": torch.tensor(0.5)}
@@ -155,8 +155,11 @@ PLANTED = {  # the law planted against, then whatever else cannot hold without i
     "untouched ensemble nested": [writing(write_behind)],
     "compiled": [mapped(compiling)],
 }
-ROWS = [pytest.param(laws.split(), op, id=f"{laws}-{i}") for laws, ops in PLANTED.items() for i, op in enumerate(ops)]
-compiles = pytest.mark.skipif(VERSION < (2, 5), reason="torch.compile of torch.func works from torch 2.5 on")
+ROWS = [
+    pytest.param(laws.split(), op, id=f"{laws}-{i}", marks=[compiles] if laws == "compiled" else [])
+    for laws, ops in PLANTED.items()
+    for i, op in enumerate(ops)
+]
 
 
 def broken(check, laws, **options):
@@ -179,8 +182,6 @@ def check_message(message, law, words):
 
 @pytest.mark.parametrize(("laws", "op"), ROWS)
 def test_each_law_finds_the_operation_planted_against_it_and_it_alone(laws, op):
-    if laws == ["compiled"] and VERSION < (2, 5):
-        pytest.skip("torch.compile of torch.func works from torch 2.5 on")
     found = broken(
         lambda **options: check_operation(op, PARAMS, BUFFERS, BATCH, semi_definite="semi_definite" in laws, **options),
         LAWS if laws == ["compiled"] else UNCOMPILED,

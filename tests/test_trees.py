@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from tests.strategies import vectors
-from tests.test_operations import ROWS, problem
+from tests.strategies import flat, problem, vectors
+from tests.tables import every_row
 
 P = problem("perceptron", 3)
 V = vectors(P.params, None, 0)
@@ -52,7 +52,12 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_vectors_of_the_tests_have_one_number_for_each_parameter():
+    assert flat(V).shape == (D,)
+    assert flat(vectors(P.params, 3, 0), 3).shape == (3, D)
+
+
+@every_row
 @pytest.mark.parametrize(("v", "error", "message"), BAD.values(), ids=BAD)
 def test_v_that_does_not_fit_is_refused_before_anything_is_computed(row, v, error, message):
     op = row.operation(P)

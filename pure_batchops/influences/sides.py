@@ -80,8 +80,8 @@ def gradient_rows(
         rows = torch.cat(formed_rows(loss, params, buffers, part), 1)
         if len(rows) != n_points(part, axis):
             msg = (
-                f"loss must return one number for each sample along axis {axis}, got {len(rows)} for "
-                f"{n_points(part, axis)}; if its samples lie along another axis, say so by pure_batchops.declared(loss, batch_dim=...)"
+                f"loss must return one number for each sample along axis {axis}, got {len(rows)} for {n_points(part, axis)}; "
+                "if its samples lie along another axis, say so by pure_batchops.declared(loss, batch_dim=...)"
             )
             raise ValueError(msg)
         yield rows

@@ -1,0 +1,16 @@
+"""What some versions of torch cannot do. Each mark has its one definition here."""
+
+import pytest
+import torch
+
+compiles = pytest.mark.skipif(torch.__version__ < "2.5", reason="torch.compile traces torch.func from torch 2.5 on")
+compiles_within = pytest.mark.skipif(
+    torch.__version__ < "2.6",
+    reason="torch 2.5 compiles an operation on several vectors by itself, but not inside another function",
+)
+float16 = pytest.param(
+    torch.float16,
+    marks=pytest.mark.skipif(torch.__version__ < "2.3", reason="torch has no float16 matrix product on CPU before 2.3"),
+)
+TELLS = hasattr(torch._C._functorch, "get_interpreter_stack")
+"""Whether torch says which transforms are active. Before that, plain autograd is never used."""
