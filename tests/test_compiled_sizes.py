@@ -1,4 +1,4 @@
-"""A compiled operation serves batches of any size: it compiles for the first size, once more for the second, then never again."""
+"""A compiled operation serves batches of any size: it compiles for the first size, once more for the second, then no more."""
 
 import pytest
 import torch
