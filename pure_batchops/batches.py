@@ -50,8 +50,9 @@ def length(what: str, tree: Tree, batch_dim: int = 0) -> int:
         ValueError: if a tensor with axes lacks this one, lengths differ, or there is no sample.
     """
     tensors = [leaf for leaf in leaves(tree) if isinstance(leaf, Tensor) and leaf.dim() > 0]
-    lengths = {leaf.shape[batch_dim] if has_samples(leaf, batch_dim) else None for leaf in tensors}
-    if len(lengths) != 1 or None in lengths:
+    lengths = [leaf.shape[batch_dim] if has_samples(leaf, batch_dim) else None for leaf in tensors]
+    # A set of lengths would fix the size under torch.compile, which then compiles again for each size.
+    if not lengths or any(n is None or n != lengths[0] for n in lengths):
         seen = f"the shapes {', '.join(str(tuple(leaf.shape)) for leaf in tensors)}" if tensors else "no tensor with axes"
         msg = f"{what} must have one number of samples along axis {batch_dim}, got {seen}"
         raise ValueError(msg)

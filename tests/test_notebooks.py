@@ -1,16 +1,16 @@
-"""The notebooks: each runs from top to bottom as it stands, draws its pictures, and is linked from the README."""
+"""The notebooks: each runs from top to bottom as it stands, draws its pictures, and is linked from the README with one."""
 
 import warnings
-from pathlib import Path
 
 import nbformat
 import pytest
 
-with warnings.catch_warnings():  # of the event loop's libraries, at import
+from tests.pages import README, ROOT, text
+
+with warnings.catch_warnings():  # the libraries of the event loop warn at import
     warnings.simplefilter("ignore")
     from nbclient import NotebookClient
 
-ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "tests/notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -21,7 +21,7 @@ def pictures(notebook):
 
 
 @every_notebook
-@pytest.mark.filterwarnings("ignore")  # those of the kernel's own machinery; the package runs in another process
+@pytest.mark.filterwarnings("ignore")  # of the kernel itself; the package runs in another process
 def test_notebook_runs_and_draws_as_many_pictures_as_it_shows(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     shown = nbformat.read(path, as_version=4)
@@ -31,8 +31,9 @@ def test_notebook_runs_and_draws_as_many_pictures_as_it_shows(path, tmp_path, mo
 
 
 @every_notebook
-def test_notebook_is_linked_from_the_readme(path):
-    assert f"({path.relative_to(ROOT).as_posix()})" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_notebook_is_linked_from_the_readme_with_a_picture(path):
+    for linked in (path, path.with_suffix(".png")):
+        assert f"({linked.relative_to(ROOT).as_posix()})" in text(README)
 
 
 def test_there_are_notebooks():

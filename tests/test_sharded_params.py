@@ -1,7 +1,6 @@
-"""The recipes of the README for parameters that do not fit one device, on two real processes."""
+"""The recipes of the page for parameters that do not fit one device, on two real processes."""
 
 import copy
-import re
 
 import pytest
 import torch
@@ -11,9 +10,10 @@ from torch.testing import assert_close
 
 import pure_batchops as pb
 from tests import processes
-from tests.test_readme import README
+from tests.pages import ROOT, recipe
 
-DTENSOR, FSDP = re.findall(r"^```py\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+PAGE = ROOT / "pure_batchops/distributed/README.md"
+DTENSOR, FSDP = recipe(PAGE, "DTensor"), recipe(PAGE, "FSDP2")
 VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
 SIZE = 2
 
@@ -25,7 +25,7 @@ def everywhere(tmp_path_factory):
 
 
 def names():
-    """What the recipes start from, the same on all ranks."""
+    """The names that the recipes start from, the same on all ranks."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 4)).double().eval()
     criterion = nn.CrossEntropyLoss()
@@ -36,7 +36,7 @@ def names():
     return {"torch": torch, "dist": dist, "pb": pb, **locals()}
 
 
-def recipe(rank, text, factory):
+def product_of(rank, text, factory):
     torch.set_num_threads(1)
     known = names()
     expected = pb.hessian(known["loss"])(known["params"], known["buffers"], known["batch"], known["v"])
@@ -63,13 +63,13 @@ def succeeded(answers):
 )
 @pytest.mark.parametrize("factory", ["hessian", "gauss_newton"])
 def test_products_of_sharded_params_are_those_of_whole_ones(everywhere, factory):
-    for found, expected, held in succeeded(everywhere(recipe, DTENSOR, factory)):
+    for found, expected, held in succeeded(everywhere(product_of, DTENSOR, factory)):
         assert_close(found, expected)
         assert held == 1 / SIZE
 
 
 @pytest.mark.skipif(VERSION < (2, 13), reason="fully_shard on CPU fails on torch 2.5 and was tried on 2.13 alone")
 def test_finite_difference_hessian_over_fsdp_is_that_of_one_process(everywhere):
-    for found, expected, held in succeeded(everywhere(recipe, FSDP, None)):
+    for found, expected, held in succeeded(everywhere(product_of, FSDP, None)):
         assert_close(found, expected, rtol=1e-6, atol=1e-9)  # the error of the finite difference
         assert held == 1 / SIZE
