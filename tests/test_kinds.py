@@ -136,8 +136,8 @@ def broken(args, kwargs):
 def test_bug_in_a_kind_of_layer_is_raised(independent, monkeypatch):
     monkeypatch.setitem(KINDS, F.linear, KINDS[F.linear]._replace(read=broken))
     loss = pb.sample_losses(nn.Linear(3, 2), nn.MSELoss())
-    loss = loss if independent else lambda *arguments, declared=loss: declared(*arguments)
     loss = pb.declared(loss, independent=independent)
+    params, buffers = pb.functional_state(nn.Linear(3, 2))
     batch = torch.randn(4, 3), torch.randn(4, 2)
     with pytest.raises(KeyError, match="a bug of ours"):
         gradient_route(loss, params, buffers, batch, held=8)
