@@ -1,16 +1,16 @@
-"""Eigenpairs by ARPACK, which scipy calls."""
+"""Eigenpairs by ARPACK, through scipy."""
 
 import torch
 from torch import Tensor
 
 from pure_batchops.estimators.linear_operator import numbers, operator_of, scipy_linalg
-from pure_batchops.estimators.rows import RowMap
+from pure_batchops.rows import RowMap
 
 _ENDS = {"largest": "LA", "smallest": "SA", "both": "BE"}
 
 
-def arpack(matrix: RowMap, k: int, which: str, held: int | None, start: Tensor) -> tuple[Tensor, Tensor]:
-    """The k eigenpairs of a symmetric matrix that are asked for, or all of them where the matrix is no larger than the work.
+def arpack(matrix: RowMap, k: int, which: str, held: int | None, start: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """The k wanted eigenpairs of a symmetric matrix, or all of them if the matrix is no larger than the work.
 
     Args:
         matrix: a symmetric matrix.
@@ -18,6 +18,7 @@ def arpack(matrix: RowMap, k: int, which: str, held: int | None, start: Tensor) 
         which: `"largest"`, `"smallest"` or `"both"`.
         held: the number of vectors that ARPACK holds, by default 2k + 1 or 20.
         start: `(D,)`.
+        tolerance: of the residuals, relative to the eigenvalues.
 
     Returns:
         The eigenvalues, ascending, `(m,)`, m = k or D, and unit eigenvectors as rows, `(m, D)`.
@@ -33,7 +34,7 @@ def arpack(matrix: RowMap, k: int, which: str, held: int | None, start: Tensor) 
         which="LA" if k == 1 and which == "both" else _ENDS[which],  # ARPACK has no two ends of one
         v0=numbers(start),
         ncv=held,
-        tol=matrix.eps,
+        tol=tolerance,
     )
     order = values.argsort()
     return torch.as_tensor(values[order]).to(start), torch.as_tensor(columns.T[order]).to(start)

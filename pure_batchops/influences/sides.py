@@ -11,7 +11,7 @@ from pure_batchops import checks
 from pure_batchops.batches import chunks, sample_axis
 from pure_batchops.budget import HELD, fitting
 from pure_batchops.gradients.routes import SampleGradients, sample_gradients
-from pure_batchops.solvers.rows import width
+from pure_batchops.rows import width
 from pure_batchops.trees import move, parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
 from pure_batchops.vectors import vector_form

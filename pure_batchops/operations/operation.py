@@ -7,9 +7,10 @@ import torch
 
 from pure_batchops import checks, tracing
 from pure_batchops.budget import NUMBERS_BY_VMAP, fitting
+from pure_batchops.layouts import layout_of
 from pure_batchops.trees import leaves, map_leaves, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Tree, Vector
-from pure_batchops.vectors import Form, vector_form
+from pure_batchops.vectors import Form, form_in, vector_form
 
 
 class Multiplication(NamedTuple):
@@ -104,9 +105,9 @@ def operation_by(
         return _products(_explained(multiplication, params, buffers, batch), form, chunk)
 
     def operation_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
-        parameter_leaves(params)
+        layout = layout_of(params)  # once, and not for each v
         found = _explained(multiplication, params, buffers, batch)
-        return lambda v: _products(found, vector_form(params, v), chunk)
+        return lambda v: _products(found, form_in(layout, v), chunk)
 
     return with_at(operation, operation_at, batch_dim)
 

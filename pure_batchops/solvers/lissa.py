@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.noise import normal
-from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, on_rows, only, operation_on_rows, rows_of
+from pure_batchops.rows import RowFunction, row_map
+from pure_batchops.solvers.inverse import LinAlgError, dots, operation_on_rows, rows_of
+from pure_batchops.tracing import raise_or_nan
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
 POWER_STEPS = 10
@@ -59,14 +61,14 @@ def lissa(
     given = None if scale is None else checks.positive("scale", scale)
     steps, times = checks.whole("depth", depth), checks.whole("repeats", repeats)
 
-    def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
+    def at(params: Params, buffers: Buffers, batch: Batch) -> RowFunction:
         return partial(_solved, _terms(op, params, buffers, batch), damping, given, steps, times)
 
     return operation_on_rows(at, op)
 
 
 def _solved(
-    terms: Callable[[], Iterable[RowMap]],
+    terms: Callable[[], Iterable[RowFunction]],
     damping: float | Tensor,
     given: float | Tensor | None,
     steps: int,
@@ -75,21 +77,21 @@ def _solved(
 ) -> Tensor:
     size = given if given is not None else damping + _largest(islice(terms(), steps), rows)
 
-    def step(h: Tensor, product: RowMap) -> Tensor:
+    def step(h: Tensor, product: RowFunction) -> Tensor:
         return rows + (1 - damping / size) * h - product(h) / size
 
     total = sum(reduce(step, _cycled(terms, steps), rows) for _ in range(times))
     mean = torch.as_tensor(total) / times
     # Steps that shrink lengths, or keep them, give ‖h‖ ≤ (d + 1) ‖v‖.
     bounded = dots(mean, mean).sqrt() <= 1.01 * (steps + 1) * dots(rows, rows).sqrt()
-    return only(bounded, mean / size, partial(_diverged, size))
+    return raise_or_nan(bounded, mean / size, partial(_diverged, size))
 
 
-def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Callable[[], Iterable[RowMap]]:
+def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Callable[[], Iterable[RowFunction]]:
     """When called, v ↦ w(b) m(b) v for each of the batches, the weights relative to their mean."""
     each: Any = getattr(op, "terms", None)
     if each is None:
-        product = rows_of(op, params, buffers, batch)
+        product = rows_of(op, params, buffers, batch).multiply
         return partial(_alone, product)
     if isinstance(batch, Iterator):
         msg = f"batches must be iterable again, as a list or a DataLoader is, got a {type(batch).__name__}"
@@ -100,17 +102,17 @@ def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Cal
         raise ValueError(msg)
     mean = sum(weights) / len(weights)
 
-    def weighted(product: RowMap, weight: float) -> RowMap:
+    def weighted(product: RowFunction, weight: float) -> RowFunction:
         return lambda rows: weight / mean * product(rows)
 
-    return lambda: (weighted(on_rows(product, params), weight) for product, weight in each(params, buffers, batch))
+    return lambda: (weighted(row_map(product, params).multiply, weight) for product, weight in each(params, buffers, batch))
 
 
-def _alone(product: RowMap) -> list[RowMap]:
+def _alone(product: RowFunction) -> list[RowFunction]:
     return [product]
 
 
-def _cycled(terms: Callable[[], Iterable[RowMap]], steps: int) -> Iterator[RowMap]:
+def _cycled(terms: Callable[[], Iterable[RowFunction]], steps: int) -> Iterator[RowFunction]:
     left = steps
     while left:
         for product in islice(terms(), left):
@@ -118,15 +120,15 @@ def _cycled(terms: Callable[[], Iterable[RowMap]], steps: int) -> Iterator[RowMa
             yield product
 
 
-def _largest(terms: Iterable[RowMap], like: Tensor) -> Tensor:
+def _largest(terms: Iterable[RowFunction], like: Tensor) -> Tensor:
     """The largest size of an eigenvalue of any of the maps, by power iteration from one random vector."""
     start = normal(0, (1, like.shape[1]), like)
 
-    def grown(v: Tensor, product: RowMap) -> Tensor:
+    def grown(v: Tensor, product: RowFunction) -> Tensor:
         image = product(v)
         return image / dots(image, image).sqrt().clamp(min=torch.finfo(image.dtype).tiny)
 
-    def of_one(product: RowMap) -> Tensor:
+    def of_one(product: RowFunction) -> Tensor:
         image = product(reduce(grown, repeat(product, POWER_STEPS), start))
         return dots(image, image).sqrt()[0]
 
