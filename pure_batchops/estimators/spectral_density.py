@@ -88,7 +88,7 @@ def spectral_density(
     def density(params: Params, buffers: Buffers, batch: Batch) -> SpectralDensity:
         matrix = rows_of(op, params, buffers, batch)
         values, weights = _quadrature(matrix, samples, min(steps, matrix.size), seed, chunk_size)
-        sigma = _width(values, matrix.eps) if width is None else torch.as_tensor(width, dtype=values.dtype, device=values.device)
+        sigma = _width(values, matrix.eps) if width is None else width * torch.ones_like(values[0, 0])
         low, high = values.min() - 6 * sigma, values.max() + 6 * sigma
         places = torch.arange(-0.5, points, dtype=values.dtype, device=values.device) / (points - 1)
         edges = low + (high - low) * places  # of the cells around the points of the grid

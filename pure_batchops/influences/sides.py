@@ -12,9 +12,10 @@ from pure_batchops.batches import chunks, sample_axis
 from pure_batchops.budget import HELD, fitting
 from pure_batchops.gradients.routes import SampleGradients, sample_gradients
 from pure_batchops.rows import width
+from pure_batchops.solvers.inverse import at_point
 from pure_batchops.trees import move, parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
-from pure_batchops.vectors import vector_form
+from pure_batchops.vectors import unflatten
 
 Rows = Callable[[Tensor], Tensor]
 
@@ -49,12 +50,12 @@ def solver(inverse: Operation, params: Params, buffers: Buffers, batches: Iterab
             "with shuffle=False"
         )
         raise ValueError(msg)
-    return inverse.at(params, buffers, batches)
+    return at_point(inverse, params, buffers, batches)
 
 
 def tree_of(params: Params, row: Tensor) -> Tree:
     """A row as a tree like params."""
-    return vector_form(params, row).tree()
+    return unflatten(params, row)
 
 
 def gradients_of_batches(

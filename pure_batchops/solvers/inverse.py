@@ -8,10 +8,11 @@ from torch import Tensor
 
 from pure_batchops import tracing
 from pure_batchops.batches import sample_axis
+from pure_batchops.layouts import Layout, layout_of
 from pure_batchops.operations.operation import with_at
 from pure_batchops.rows import RowFunction, RowMap, row_map, width
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Vector
-from pure_batchops.vectors import vector_form
+from pure_batchops.vectors import Form, form_in, vector_form
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 
@@ -33,17 +34,21 @@ def operation_on_rows(at: Callable[[Params, Buffers, Batch], RowFunction], op: O
 
     def operation_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
         width(params)
-        return partial(_of_vector, at(params, buffers, batch), params)
+        return partial(_of_vector, at(params, buffers, batch), layout_of(params))
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
-        vector_form(params, v)  # what is wrong with v is said before anything is computed
-        return operation_at(params, buffers, batch)(v)
+        form = vector_form(params, v)  # what is wrong with v is said before anything is computed
+        width(params)
+        return _of_form(at(params, buffers, batch), form)
 
     return with_at(operation, operation_at, sample_axis(op))
 
 
-def _of_vector(multiply: RowFunction, params: Params, v: Vector) -> Vector:
-    form = vector_form(params, v)
+def _of_vector(multiply: RowFunction, layout: Layout, v: Vector) -> Vector:
+    return _of_form(multiply, form_in(layout, v))
+
+
+def _of_form(multiply: RowFunction, form: Form) -> Vector:
     rows = form.rows()
     return form.of_rows(multiply(finite(rows)).to(rows.dtype))
 

@@ -23,21 +23,21 @@ def lissa(
 ) -> Operation:
     """The inverse (m + λI)⁻¹ by the recursion h ← v + (1 − λ/σ) h − m(b) h / σ over batches b, from h = v; x = h / σ.
 
-    It is a sum of powers cut off: of a single batch it leaves out (I − (m + λI)/σ)ᵈ⁺¹ of the inverse after d steps. Over
-    several batches it is moreover random, the less the larger σ.
+    The recursion is a power series that ends after d steps. For a single batch, its relative error is (I − (m + λI)/σ)ᵈ⁺¹.
+    Over several batches it is also random; a larger σ makes it less so.
 
     Args:
-        op: any symmetric operation. Of `averaged(op)` each step takes one batch, cycling through them, with its weight
-            relative to their mean; of an operation on one batch each step takes that.
+        op: any symmetric operation. With `averaged(op)` the steps take one batch after the other, weighed relative to the
+            mean weight. With an operation on one batch each step takes that batch.
         regularization: λ ≥ 0; or a 0-dim tensor, which may be vmapped.
         scale: σ, more than half of the largest eigenvalue of m(b) + λI of every batch. By default that eigenvalue, the
             largest over the batches that the recursion takes, by ten steps of power iteration each.
         depth: d, the steps.
-        repeats: recursions, of which the average is taken; worth it where the batches are shuffled each time.
+        repeats: the number of recursions that are averaged; useful if the batches are shuffled each time.
 
     Returns:
-        `op(params, buffers, batch, v) -> x`, linear. Under vmap and torch.compile, where no number can be read, what
-        raises LinAlgError elsewhere is NaN.
+        `op(params, buffers, batch, v) -> x`, linear. Under vmap and torch.compile, where no number can be read, rows
+        that would have raised LinAlgError are NaN instead.
 
     Raises:
         TypeError: if op is no function, or an option is no number.
@@ -57,33 +57,34 @@ def lissa(
         Koh and Liang (2017), Understanding black-box predictions via influence functions.
     """
     checks.operation("op", op)
-    damping = checks.not_negative("regularization", regularization)
-    given = None if scale is None else checks.positive("scale", scale)
-    steps, times = checks.whole("depth", depth), checks.whole("repeats", repeats)
+    regularization = checks.not_negative("regularization", regularization)
+    depth, repeats = checks.whole("depth", depth), checks.whole("repeats", repeats)
+    if scale is not None:
+        scale = checks.positive("scale", scale)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> RowFunction:
-        return partial(_solved, _terms(op, params, buffers, batch), damping, given, steps, times)
+        return partial(_solved, _terms(op, params, buffers, batch), regularization, scale, depth, repeats)
 
     return operation_on_rows(at, op)
 
 
 def _solved(
     terms: Callable[[], Iterable[RowFunction]],
-    damping: float | Tensor,
-    given: float | Tensor | None,
-    steps: int,
-    times: int,
+    regularization: float | Tensor,
+    scale: float | Tensor | None,
+    depth: int,
+    repeats: int,
     rows: Tensor,
 ) -> Tensor:
-    size = given if given is not None else damping + _largest(islice(terms(), steps), rows)
+    size = scale if scale is not None else regularization + _largest(islice(terms(), depth), rows)
 
     def step(h: Tensor, product: RowFunction) -> Tensor:
-        return rows + (1 - damping / size) * h - product(h) / size
+        return rows + (1 - regularization / size) * h - product(h) / size
 
-    total = sum(reduce(step, _cycled(terms, steps), rows) for _ in range(times))
-    mean = torch.as_tensor(total) / times
-    # Steps that shrink lengths, or keep them, give ‖h‖ ≤ (d + 1) ‖v‖.
-    bounded = dots(mean, mean).sqrt() <= 1.01 * (steps + 1) * dots(rows, rows).sqrt()
+    total = sum(reduce(step, _cycled(terms, depth), rows) for _ in range(repeats))
+    mean = torch.as_tensor(total) / repeats
+    # Steps that do not increase lengths give ‖h‖ ≤ (d + 1) ‖v‖.
+    bounded = dots(mean, mean).sqrt() <= 1.01 * (depth + 1) * dots(rows, rows).sqrt()
     return raise_or_nan(bounded, mean / size, partial(_diverged, size))
 
 
@@ -112,8 +113,8 @@ def _alone(product: RowFunction) -> list[RowFunction]:
     return [product]
 
 
-def _cycled(terms: Callable[[], Iterable[RowFunction]], steps: int) -> Iterator[RowFunction]:
-    left = steps
+def _cycled(terms: Callable[[], Iterable[RowFunction]], depth: int) -> Iterator[RowFunction]:
+    left = depth
     while left:
         for product in islice(terms(), left):
             left -= 1
@@ -124,12 +125,12 @@ def _largest(terms: Iterable[RowFunction], like: Tensor) -> Tensor:
     """The largest size of an eigenvalue of any of the maps, by power iteration from one random vector."""
     start = normal(0, (1, like.shape[1]), like)
 
-    def grown(v: Tensor, product: RowFunction) -> Tensor:
+    def powered(v: Tensor, product: RowFunction) -> Tensor:
         image = product(v)
         return image / dots(image, image).sqrt().clamp(min=torch.finfo(image.dtype).tiny)
 
     def of_one(product: RowFunction) -> Tensor:
-        image = product(reduce(grown, repeat(product, POWER_STEPS), start))
+        image = product(reduce(powered, repeat(product, POWER_STEPS), start))
         return dots(image, image).sqrt()[0]
 
     return reduce(torch.maximum, (of_one(product) for product in terms))
@@ -139,5 +140,5 @@ def _diverged(scale: float | Tensor, good: Tensor) -> Exception:
     return LinAlgError(
         f"lissa must not diverge, but it does with scale = {float(scale):.4g} for {int((~good).sum())} of {len(good)} "
         "right-hand sides; raise scale above the largest eigenvalue of every batch, or regularization above the size of the "
-        "most negative one"
+        "most negative one; or use conjugate_gradient, which needs no scale"
     )
