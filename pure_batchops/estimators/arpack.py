@@ -9,22 +9,24 @@ from pure_batchops.rows import RowMap
 _ENDS = {"largest": "LA", "smallest": "SA", "both": "BE"}
 
 
-def arpack(matrix: RowMap, k: int, which: str, held: int | None, start: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+def arpack(
+    matrix: RowMap, k: int, which: str, basis_size: int | None, start: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor]:
     """The k wanted eigenpairs of a symmetric matrix, or all of them if the matrix is no larger than the work.
 
     Args:
         matrix: a symmetric matrix.
         k: the number of pairs.
         which: `"largest"`, `"smallest"` or `"both"`.
-        held: the number of vectors that ARPACK holds, by default 2k + 1 or 20.
+        basis_size: the number of vectors that ARPACK holds, by default 2k + 1 or 20.
         start: `(D,)`.
         tolerance: of the residuals, relative to the eigenvalues.
 
     Returns:
         The eigenvalues, ascending, `(m,)`, m = k or D, and unit eigenvectors as rows, `(m, D)`.
     """
-    held = max(k + 1, held or max(2 * k + 1, 20))
-    if held >= matrix.size:
+    basis_size = max(k + 1, basis_size or max(2 * k + 1, 20))
+    if basis_size >= matrix.size:
         return _dense(matrix)
     if not numbers(matrix.multiply(start[None])).any():  # the zero matrix, which ARPACK refuses
         return start.new_zeros(k), torch.eye(k, matrix.size, dtype=start.dtype, device=start.device)
@@ -33,7 +35,7 @@ def arpack(matrix: RowMap, k: int, which: str, held: int | None, start: Tensor, 
         k,
         which="LA" if k == 1 and which == "both" else _ENDS[which],  # ARPACK has no two ends of one
         v0=numbers(start),
-        ncv=held,
+        ncv=basis_size,
         tol=tolerance,
     )
     order = values.argsort()

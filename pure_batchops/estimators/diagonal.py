@@ -26,7 +26,7 @@ def diagonal(
         their precision, at least single (`unflatten` makes a tree). Unbiased, for any square matrix.
 
     Raises:
-        TypeError: if op is no function, or samples, seed or chunk_size is no whole number.
+        TypeError: if op is not a function, or samples, seed or chunk_size is not a whole number.
         ValueError: if method is unknown, or there are too few samples for a standard error.
 
     Examples:

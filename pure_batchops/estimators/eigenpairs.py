@@ -63,7 +63,7 @@ def eigenpairs(
         makes its product with the start positive.
 
     Raises:
-        TypeError: if op is no function, or k, steps or seed is no whole number.
+        TypeError: if op is not a function, or k, steps or seed is not a whole number.
         ValueError: if which or method is unknown, k is not positive, steps are fewer than k, or tolerance is not between
             0 and 1. The function that is returned raises it if k is larger than D, or if scipy meets torch.vmap or
             torch.compile.

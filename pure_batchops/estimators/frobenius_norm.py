@@ -27,7 +27,7 @@ def frobenius_norm(
         least single; the error is the error of the square, divided by 2‖A‖.
 
     Raises:
-        TypeError: if op is no function, or samples, seed or chunk_size is no whole number.
+        TypeError: if op is not a function, or samples, seed or chunk_size is not a whole number.
         ValueError: if method is unknown, or there are too few samples for a standard error.
 
     Examples:

@@ -38,9 +38,9 @@ def krylov(
     """
     if steps >= matrix.size:
         return _ends_of(lanczos(matrix, start[None], matrix.size, seed), k, which)
-    tridiagonal = lanczos(matrix, start[None], steps, seed, partial(_is_converged, k, which, tolerance))
-    values, vectors = _ends_of(tridiagonal, k, which)
-    if tridiagonal.diagonal.shape[1] == steps or not _has_others(matrix, values, vectors, which, seed, tolerance):
+    run = lanczos(matrix, start[None], steps, seed, partial(_is_converged, k, which, tolerance))
+    values, vectors = _ends_of(run, k, which)
+    if run.diagonal.shape[1] == steps or not _has_others(matrix, values, vectors, which, seed, tolerance):
         return values, vectors
     return _ends_of(lanczos(matrix, start[None], steps, seed), k, which)
 

@@ -25,7 +25,7 @@ def linear_operator(op: Operation, params: Params, buffers: Buffers, batch: Batc
         single. Arrays of numpy go in and come out, whatever the device of params.
 
     Raises:
-        TypeError: if op is no function.
+        TypeError: if op is not a function.
         ValueError: from its products, under torch.vmap and torch.compile.
         ModuleNotFoundError: if scipy is not there.
 

@@ -47,7 +47,7 @@ def estimator(
         `estimate(params, buffers, batch) -> Estimate`.
 
     Raises:
-        TypeError: if op is no function, or a whole number is none.
+        TypeError: if op is not a function, or an option is not a whole number.
         ValueError: if method is unknown, or there are too few samples for a standard error.
     """
     checks.operation("op", op)

@@ -61,7 +61,7 @@ def spectral_density(
         to one, its first moment is about tr A / D and the second about ‖A‖² / D + σ².
 
     Raises:
-        TypeError: if op is no function, or an option is no number.
+        TypeError: if op is not a function, or an option is not a number.
         ValueError: if samples or points are fewer than 2, steps or chunk_size is not positive, or width is not positive
             and finite.
 

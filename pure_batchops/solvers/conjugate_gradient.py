@@ -19,7 +19,7 @@ def conjugate_gradient(
     max_steps: int = 100,
     preconditioner: Operation | None = None,
 ) -> Operation:
-    """The inverse (m(batch) + λI)⁻¹ by conjugate gradients, for all K right-hand sides at once, each stopping by itself.
+    """The inverse (m(batch) + λI)⁻¹ by conjugate gradients, for all K right-hand sides at once; each stops by itself.
 
     Args:
         op: any symmetric operation, on a batch or, as `averaged(op)`, on batches. Each step reads all batches once.
@@ -35,11 +35,11 @@ def conjugate_gradient(
         torch.compile, where no number can be read, rows that would have raised LinAlgError are NaN instead.
 
     Raises:
-        TypeError: if op or preconditioner is no function, or an option is no number.
+        TypeError: if op or preconditioner is not a function, or an option is not a number.
         ValueError: if regularization is negative, tolerance not between 0 and 1, or max_steps not positive. The operation
             raises it for a v that is not finite.
         torch.linalg.LinAlgError: by the operation, if the tolerance is not reached or negative curvature is met;
-            `conjugate_gradient_solution` returns what was found.
+            `conjugate_gradient_solution` returns what was result.
 
     Examples:
         >>> from pure_batchops import hessian
@@ -60,22 +60,23 @@ def conjugate_gradient(
 
 
 def _converged_rows(solve: Solve, tolerance: float, max_steps: int, rows: Tensor) -> Tensor:
-    found = solve(rows)
-    relative = found.residual_norms / dots(rows, rows).sqrt()
-    return raise_or_nan(found.converged, found.solution, partial(_not_converged, found, relative, tolerance, max_steps))
+    result = solve(rows)
+    relative = result.residual_norms / dots(rows, rows).sqrt()
+    error = partial(_not_converged, result, relative, tolerance, max_steps)
+    return raise_or_nan(result.converged, result.solution, error)
 
 
-def _not_converged(found: RowSolution, relative: Tensor, tolerance: float, max_steps: int, good: Tensor) -> Exception:
+def _not_converged(result: RowSolution, relative: Tensor, tolerance: float, max_steps: int, good: Tensor) -> Exception:
     bad, total = int((~good).sum()), f"of {len(good)} right-hand sides"
-    if found.negative_curvature.any():
+    if result.negative_curvature.any():
         return LinAlgError(
             f"m + regularization * I must be positive definite for conjugate_gradient, got a direction of no or negative "
-            f"curvature for {int(found.negative_curvature.sum())} {total}; raise regularization above the size of the most "
+            f"curvature for {int(result.negative_curvature.sum())} {total}; raise regularization above the size of the most "
             "negative eigenvalue, or use gauss_newton or generalized_gauss_newton instead of hessian"
         )
     return LinAlgError(
         f"conjugate_gradient must reach residuals of {tolerance:.3g} of v's norm, got up to "
-        f"{float(relative[~good].max()):.3g} for {bad} {total} in {int(found.steps.max())} of at most {max_steps} "
+        f"{float(relative[~good].max()):.3g} for {bad} {total} in {int(result.steps.max())} of at most {max_steps} "
         "steps; raise max_steps, tolerance or regularization, give a preconditioner, or use params of a higher precision "
         "(residuals end near the rounding of params times the condition number: 1e-7 times in float32, 1e-3 in float16, "
         "1e-2 in bfloat16); conjugate_gradient_solution returns what was found"

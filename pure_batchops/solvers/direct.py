@@ -25,7 +25,7 @@ def direct(op: Operation, regularization: float | Tensor) -> Operation:
         where no number can be read, rows that would have raised LinAlgError are NaN instead.
 
     Raises:
-        TypeError: if op is no function, or regularization is no number.
+        TypeError: if op is not a function, or regularization is not a number.
         ValueError: if regularization is negative. The operation raises it for a v that is not finite.
         torch.linalg.LinAlgError: by the operation, if m + λI is singular to working precision.
 

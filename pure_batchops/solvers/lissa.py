@@ -40,7 +40,7 @@ def lissa(
         that would have raised LinAlgError are NaN instead.
 
     Raises:
-        TypeError: if op is no function, or an option is no number.
+        TypeError: if op is not a function, or an option is not a number.
         ValueError: if regularization is negative, or scale, depth or repeats not positive. The operation raises it for a
             v that is not finite, and for no batch.
         torch.linalg.LinAlgError: by the operation, if the recursion diverges.

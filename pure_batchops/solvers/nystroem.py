@@ -30,7 +30,7 @@ def nystroem(op: Operation, regularization: float | Tensor, *, rank: int, seed: 
         `op(params, buffers, batch, v) -> x`, symmetric and positive definite. `at` does all the products.
 
     Raises:
-        TypeError: if op is no function, or an option is no number.
+        TypeError: if op is not a function, or an option is not a number.
         ValueError: if regularization or rank is not positive, or seed is negative. The operation raises it for a rank larger
             than D, and for a v that is not finite.
         torch.linalg.LinAlgError: by the operation, if op is not positive semi-definite; under vmap and torch.compile,

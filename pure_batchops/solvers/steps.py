@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks, tracing
-from pure_batchops.layouts import layout_of
 from pure_batchops.rows import RowFunction
 from pure_batchops.solvers.inverse import dots, plus, rows_of
 from pure_batchops.types import Batch, Buffers, Operation, Params
@@ -73,17 +72,12 @@ def solver(
         checks.operation("preconditioner", preconditioner)
 
     def solve_at(params: Params, buffers: Buffers, batch: Batch) -> tuple[Solve, float]:
-        product = rows_of(op, params, buffers, batch).multiply
+        matrix = rows_of(op, params, buffers, batch)
         precondition = _unchanged if preconditioner is None else rows_of(preconditioner, params, buffers, batch).multiply
-        share = tolerance or _reachable(params)
-        return partial(_solved, product, regularization, precondition, share, max_steps), share
+        goal = tolerance or max(TOLERANCE, ROUNDINGS * matrix.eps)
+        return partial(_solved, matrix.multiply, regularization, precondition, goal, max_steps), goal
 
     return solve_at
-
-
-def _reachable(params: Params) -> float:
-    """The default tolerance: a few roundings of the dtype of params, at least 1e-5."""
-    return max(TOLERANCE, max(ROUNDINGS * torch.finfo(leaf.dtype).eps for leaf in layout_of(params).leaves.values()))
 
 
 def _unchanged(rows: Tensor) -> Tensor:
@@ -98,7 +92,7 @@ def _solved(
     max_steps: int,
     rows: Tensor,
 ) -> RowSolution:
-    def multiply(vectors: Tensor) -> Tensor:
+    def multiply(vectors: Tensor) -> Tensor:  # v → (m + λI) v
         return plus(product(vectors), regularization, vectors)
 
     goals = tolerance * dots(rows, rows).sqrt()
