@@ -73,7 +73,9 @@ def pushed(found: SampleGradients, params: Params, rows: Tensor) -> Tensor:
     return torch.stack([found.push(tree_of(params, row)) for row in rows])
 
 
-def gradient_rows(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, chunk: int | None) -> Iterator[Tensor]:
+def gradient_rows(
+    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, chunk_size: int | None
+) -> Iterator[Tensor]:
     """The gradients of the samples of a batch, a chunk at a time.
 
     Yields:
@@ -82,7 +84,7 @@ def gradient_rows(loss: SampleLosses, params: Params, buffers: Buffers, batch: B
     Raises:
         ValueError: if samples depend on each other, or torch.vmap cannot map the loss over them.
     """
-    for part in chunks(batch, chunk or fitting(width(params)), sample_axis(loss)):
+    for part in chunks(batch, chunk_size or fitting(width(params)), sample_axis(loss)):
         found = sample_gradients(loss, params, buffers, part, held=2**62)
         if not found.takes_rows:
             found.squared_norms()  # which says how samples depend on each other
