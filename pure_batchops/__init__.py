@@ -3,6 +3,7 @@
     nn.Module ─functional_state─▶ (params, buffers)              plain dicts of tensors
     nn.Module ─sample_losses────▶ loss(params, buffers, batch) ─▶ (n,)
     loss ─gradient, sample_gradients, gradient_norms, …─▶ gradients(params, buffers, batch)
+    v, eigenvectors ─flatten, unflatten─▶ trees like params ↔ flat rows
     loss ─hessian, gauss_newton, …─▶ op(params, buffers, batch, v) ─▶ product, in the form of v
     model, criterion ─generalized_gauss_newton, monte_carlo_fisher─▶ op(params, buffers, batch, v)
     op ─averaged, resumable──▶ mean_op(params, buffers, batches, v) ─▶ product
@@ -50,18 +51,22 @@ from pure_batchops.operations.hessian import hessian
 from pure_batchops.operations.inverse_harmonic_mean import inverse_harmonic_mean
 from pure_batchops.operations.monte_carlo_fisher import monte_carlo_fisher
 from pure_batchops.operations.operation import batch_operation
-from pure_batchops.solvers.conjugate_gradient import Solution, conjugate_gradient, conjugate_gradient_solution
+from pure_batchops.solvers.conjugate_gradient import conjugate_gradient
+from pure_batchops.solvers.conjugate_gradient_solution import Solution, conjugate_gradient_solution
 from pure_batchops.solvers.direct import direct
 from pure_batchops.solvers.lissa import lissa
 from pure_batchops.solvers.nystroem import nystroem
 from pure_batchops.traits import declared
 from pure_batchops.tree_functions import tree_axpy, tree_inner_product, tree_norm, tree_random
 from pure_batchops.types import Estimate, Likelihood, Operation, SampleLosses
+from pure_batchops.vectors import flatten, unflatten
 
 __all__ = [  # noqa: RUF022  # in the order in which data flows
     "functional_state",
     "stack_states",
     "unstack_states",
+    "flatten",
+    "unflatten",
     "sample_losses",
     "declared",
     "gradient",

@@ -1,33 +1,68 @@
 """The four forms of a vector: a tree like params, K of them on leading axes, flat, and K flat rows."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pure_batchops.trees import Path, leaves, map_leaves, named, parameter_leaves, rebuilt, same_leaves
+from pure_batchops.layouts import Layout, check_flat, check_width, checked_leaves, is_flat, layout_of, working_dtype
+from pure_batchops.layouts import is_uniform as is_uniform
+from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import Params, Tree, Vector
 
 
 class Form(NamedTuple):
-    """A vector in one of its forms.
+    """A vector, and its form, which its product gets too.
 
     Attributes:
-        vectors: their number K, None for one without an axis.
-        tree: when called, the vector as a tree in the order of params, K of them with a leading axis on every leaf.
-        rows: when called, the vectors as rows, `(K, D)`, one as `(1, D)`.
-        of_tree: a product that is such a tree, in the form of the vector.
-        of_trees: K products, in trees like params with some of them along a first axis, in the form of the vector.
-        of_rows: a product that is such rows, in the form of the vector.
+        layout: of params.
+        value: a flat vector `(D,)` or `(K, D)`; or the leaves of a tree, in the order of params.
+        vectors: K, None for one vector without an axis.
     """
 
+    layout: Layout
+    value: Any
     vectors: int | None
-    tree: Callable[[], Tree]
-    rows: Callable[[], Tensor]
-    of_tree: Callable[[Tree], Vector]
-    of_trees: Callable[[Iterable[Tree]], Vector]
-    of_rows: Callable[[Tensor], Vector]
+
+    def tree(self) -> Tree:
+        """The vector as a tree in the order of params, K of them with a leading axis on every leaf."""
+        given = _parts(self.layout, self.value) if isinstance(self.value, Tensor) else self.value
+        return rebuilt(self.layout.params, given)
+
+    def rows(self) -> Tensor:
+        """The vectors as rows, `(K, D)`, one as `(1, D)`."""
+        count = 1 if self.vectors is None else self.vectors
+        if isinstance(self.value, Tensor):
+            return self.value.reshape(count, self.layout.size)
+        return torch.cat([leaf.reshape(count, size) for leaf, size in zip(self.value, self.layout.sizes, strict=True)], 1)
+
+    def of_tree(self, product: Tree) -> Vector:
+        """A product that is such a tree, in the form of the vector."""
+        if not isinstance(self.value, Tensor):
+            return product
+        lead = self.value.shape[:-1]
+        sized = zip(leaves(product), self.layout.sizes, strict=True)
+        return torch.cat([leaf.reshape(*lead, size) for leaf, size in sized], -1)
+
+    def of_trees(self, products: Iterable[Tree]) -> Vector:
+        """K products, in trees like params with some of them along a first axis, in the form of the vector."""
+        if not isinstance(self.value, Tensor):
+            return map_leaves(lambda *parts: torch.cat(parts), *products)
+        joined, end = None, 0
+        for product in products:
+            some = torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves(product)], 1)
+            joined = some.new_empty(self.value.shape) if joined is None else joined  # and no second copy of all
+            joined[end : end + len(some)] = some
+            end += len(some)
+        return joined
+
+    def of_rows(self, product: Tensor) -> Vector:
+        """A product that is such rows, in the form of the vector."""
+        row_or_rows = product[0] if self.vectors is None else product
+        if isinstance(self.value, Tensor):
+            return row_or_rows
+        return rebuilt(self.layout.params, _parts(self.layout, row_or_rows))
 
 
 def vector_form(params: Params, v: Vector) -> Form:
@@ -40,102 +75,74 @@ def vector_form(params: Params, v: Vector) -> Form:
         TypeError: if v is neither a tensor nor a tree of tensors, or has another dtype than params.
         ValueError: if its leaves, shapes, number of vectors or device do not fit params.
     """
-    expected = parameter_leaves(params)
-    if isinstance(v, Tensor) and not (isinstance(params, Tensor) and params.shape in (v.shape, v.shape[1:])):
-        return _flat_form(params, expected, v)
-    if v is None or isinstance(v, (str, bytes, int, float)):
-        msg = f"v must be a tensor or a tree of tensors like params, got {type(v).__name__}"
+    return form_in(layout_of(params), v)
+
+
+def form_in(layout: Layout, v: Vector) -> Form:
+    """The form of a vector, where the layout of params is known; see `vector_form`."""
+    if is_flat(layout, v):
+        check_flat(layout, v)
+        return Form(layout, v, v.shape[0] if v.dim() == 2 else None)
+    return Form(layout, *checked_leaves(layout, v))
+
+
+def _parts(layout: Layout, flat: Tensor) -> list[Tensor]:
+    lead = flat.shape[:-1]
+    split = zip(flat.split(layout.sizes, -1), layout.leaves.values(), strict=True)
+    return [part.reshape((*lead, *leaf.shape)) for part, leaf in split]
+
+
+def flatten(params: Params, v: Tree) -> Tensor:
+    """One vector, or K of them, as flat rows in the order of params; `unflatten` goes back.
+
+    Args:
+        params: the tree that v is like.
+        v: a tree like params, with a leading axis K on every leaf for K vectors. Its keys may come in any order.
+
+    Returns:
+        `(D,)`, or `(K, D)` for K vectors. Leaves of several dtypes or devices are promoted to one dtype, on the first device.
+
+    Raises:
+        TypeError: if v is no tree of tensors, or has another dtype than params.
+        ValueError: if the leaves of v do not fit params.
+
+    Examples:
+        >>> params = {"w": torch.zeros(2), "b": torch.zeros(())}
+        >>> flatten(params, {"b": torch.tensor(3.0), "w": torch.tensor([1.0, 2.0])})
+        tensor([1., 2., 3.])
+    """
+    layout = layout_of(params)
+    form = form_in(layout, v)
+    if not layout.uniform:
+        first = next(iter(layout.leaves.values()))
+        moved = [leaf.to(device=first.device, dtype=working_dtype(layout)) for leaf in form.value]
+        form = form._replace(value=moved)
+    rows = form.rows()
+    return rows[0] if form.vectors is None else rows
+
+
+def unflatten(params: Params, rows: Tensor) -> Tree:
+    """Flat rows as a tree like params: the eigenvectors that `eigenpairs` returns, for example.
+
+    Args:
+        params: the tree that gives names, shapes, dtypes and devices.
+        rows: `(D,)`, or `(K, D)` for K vectors, in any floating-point dtype.
+
+    Returns:
+        A tree like params, with a leading axis K on every leaf for K rows. It shares memory with rows where it can.
+
+    Raises:
+        TypeError: if rows are no floating-point tensor.
+        ValueError: if rows have another length than params.
+
+    Examples:
+        >>> params = {"w": torch.zeros(2), "b": torch.zeros(())}
+        >>> unflatten(params, torch.tensor([1.0, 2.0, 3.0]))
+        {'w': tensor([1., 2.]), 'b': tensor(3.)}
+    """
+    if not isinstance(rows, Tensor) or not rows.is_floating_point():
+        msg = f"rows must be a floating-point tensor, got {rows.dtype if isinstance(rows, Tensor) else type(rows).__name__}"
         raise TypeError(msg)
-    found = same_leaves("v", expected, v)
-    counts = [_check_leaf(path, leaf, like) for (path, like), leaf in zip(expected.items(), found, strict=True)]
-    if any(count != counts[0] for count in counts):
-        seen = ", ".join(
-            f"{named(path)} {'one without an axis' if count is None else count}"
-            for path, count in zip(expected, counts, strict=True)
-        )
-        msg = f"all leaves of v must hold the same number of vectors K, got {seen}"
-        raise ValueError(msg)
-    lead = () if counts[0] is None else (counts[0],)
-
-    def rows() -> Tensor:
-        return torch.cat(
-            [leaf.reshape(*(lead or (1,)), like.numel()) for leaf, like in zip(found, expected.values(), strict=True)], 1
-        )
-
-    return Form(
-        counts[0],
-        lambda: rebuilt(params, found),
-        rows,
-        lambda product: product,
-        lambda products: map_leaves(lambda *parts: torch.cat(parts), *products),
-        lambda product: rebuilt(params, _parts(product, lead, expected)),
-    )
-
-
-def _flat_form(params: Params, expected: dict[Path, Tensor], v: Tensor) -> Form:
-    if not is_uniform(params):
-        msg = "params must all have one dtype and device for a flat v; give v as a tree like params"
-        raise ValueError(msg)
-    total = sum(leaf.numel() for leaf in expected.values())
-    if v.dim() not in (1, 2) or v.shape[-1] != total:
-        msg = f"a flat v must have the shape ({total},) or (K, {total}), as params hold {total} numbers, got {tuple(v.shape)}"
-        raise ValueError(msg)
-    _check_kind("", v, next(iter(expected.values())))
-    lead = v.shape[:-1]
-
-    def of_tree(product: Tree) -> Tensor:
-        sized = zip(leaves(product), expected.values(), strict=True)
-        return torch.cat([leaf.reshape(*lead, like.numel()) for leaf, like in sized], -1)
-
-    def of_trees(products: Any) -> Tensor:  # torch 2.5 cannot trace an annotation in brackets
-        found, end = None, 0
-        for product in products:
-            some = torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves(product)], 1)
-            found = some.new_empty(v.shape) if found is None else found  # and no second copy of all
-            found[end : end + len(some)] = some
-            end += len(some)
-        return cast("Tensor", found)
-
-    return Form(
-        v.shape[0] if lead else None,
-        lambda: rebuilt(params, _parts(v, lead, expected)),
-        lambda: v if lead else v[None],
-        of_tree,
-        of_trees,
-        lambda product: product if lead else product[0],
-    )
-
-
-def is_uniform(params: Params) -> bool:
-    """Whether all leaves have one dtype and device, so that they make one vector."""
-    first, *others = leaves(params)
-    return all(leaf.dtype == first.dtype and leaf.device == first.device for leaf in others)
-
-
-def _parts(flat: Tensor, lead: tuple[int, ...], expected: dict[Path, Tensor]) -> list[Tensor]:
-    sizes = [leaf.numel() for leaf in expected.values()]
-    return [part.reshape((*lead, *leaf.shape)) for part, leaf in zip(flat.split(sizes, -1), expected.values(), strict=True)]
-
-
-def _check_leaf(path: Path, leaf: Any, like: Tensor) -> int | None:
-    """The number of vectors that a leaf of v holds, None for one without an axis."""
-    if not isinstance(leaf, Tensor):
-        msg = f"v must be a tensor or a tree of tensors like params, got {type(leaf).__name__} at {named(path)}"
-        raise TypeError(msg)
-    if like.shape not in (leaf.shape, leaf.shape[1:]):
-        msg = (
-            f"v must have at {named(path)} the shape {tuple(like.shape)} of params, or {('K', *like.shape)} for K "
-            f"vectors, got {tuple(leaf.shape)}"
-        )
-        raise ValueError(msg)
-    _check_kind(f" at {named(path)}", leaf, like)
-    return None if leaf.dim() == like.dim() else leaf.shape[0]
-
-
-def _check_kind(where: str, leaf: Tensor, like: Tensor) -> None:
-    if leaf.dtype != like.dtype:
-        msg = f"v must have the dtype {like.dtype} of params{where}, got {leaf.dtype}"
-        raise TypeError(msg)
-    if leaf.device != like.device:
-        msg = f"v must be on the device {like.device} of params{where}, got {leaf.device}"
-        raise ValueError(msg)
+    layout = layout_of(params)
+    check_width("rows", layout, rows)
+    return rebuilt(params, [part.to(leaf) for part, leaf in zip(_parts(layout, rows), layout.leaves.values(), strict=True)])

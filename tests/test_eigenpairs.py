@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 import pure_batchops as pb
 from pure_batchops.estimators.lanczos import directions, lanczos, ritz
-from pure_batchops.estimators.rows import row_map
+from pure_batchops.solvers.inverse import rows_of
 from tests.marks import compiles_within
 from tests.matrices import (
     SPECTRA,
@@ -54,7 +54,7 @@ def check(matrix, pairs, k, which, **tolerance):
 
 def tridiagonal(matrix, starts, steps):
     params, buffers, batch = at_matrix(matrix)
-    rows = row_map(multiplication, params, buffers, batch)
+    rows = rows_of(multiplication, params, buffers, batch)
     return lanczos(rows, directions(rows, starts, 0), steps, 0)
 
 
@@ -85,7 +85,7 @@ def test_lanczos_of_an_eigenvector_goes_on_elsewhere():
     matrix = torch.diag(torch.arange(1.0, 6.0, dtype=torch.float64))
     params, buffers, batch = at_matrix(matrix)
     starts = torch.eye(5, dtype=torch.float64)
-    found = lanczos(row_map(multiplication, params, buffers, batch), starts, 5, 0)
+    found = lanczos(rows_of(multiplication, params, buffers, batch), starts, 5, 0)
     assert_close(found.beside[:, 0], torch.zeros(5, dtype=torch.float64))
     assert_close(ritz(found)[0], matrix.diagonal().expand(5, 5))
 
@@ -226,8 +226,15 @@ def test_more_pairs_than_parameters_are_refused(method):
 def test_what_is_no_operation_is_refused():
     with pytest.raises(TypeError, match="op must be a function"):
         pb.eigenpairs(None, 1)
-    with pytest.raises(TypeError, match="op must be an operation with op.at"):
-        pb.linear_operator(lambda params, buffers, batch, v: v, *at_matrix(LARGE))
+    with pytest.raises(TypeError, match="op must be a function"):
+        pb.linear_operator(None, *at_matrix(LARGE))
+
+
+def test_plain_function_of_the_signature_is_an_operation():
+    operator = pb.linear_operator(lambda params, buffers, batch, v: 2 * v, *at_matrix(LARGE))
+    assert_close(torch.tensor(operator @ np.ones(116)), 2 * torch.ones(116, dtype=torch.float64))
+    found = pb.eigenpairs(lambda *arguments: multiplication(*arguments), 2)(*at_matrix(LARGE))
+    assert_close(found.values, torch.tensor([9.0, 5.5], dtype=torch.float64))
 
 
 def test_scipy_under_vmap_is_refused():

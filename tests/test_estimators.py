@@ -218,8 +218,12 @@ def test_estimators_refuse_options_before_they_see_a_tensor(estimator, truth, op
 def test_estimators_refuse_what_is_no_operation(estimator, truth):
     with pytest.raises(TypeError, match="op must be a function, got Tensor"):
         estimator(MATRIX)
-    with pytest.raises(TypeError, match="op must be an operation with op.at, as batch_operation makes one, got function"):
-        estimator(lambda params, buffers, batch, v: v)
+
+
+@every_estimator
+def test_plain_function_of_the_signature_is_an_operation(estimator, truth):
+    plain = estimator(lambda *arguments: multiplication(*arguments), samples=5)(*at_matrix(MATRIX))
+    assert_close(tuple(plain), tuple(estimator(multiplication, samples=5)(*at_matrix(MATRIX))))
 
 
 @compiles_within

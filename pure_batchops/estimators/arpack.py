@@ -1,29 +1,32 @@
-"""Eigenpairs by ARPACK, which scipy calls."""
+"""Eigenpairs by ARPACK, through scipy."""
 
 import torch
 from torch import Tensor
 
 from pure_batchops.estimators.linear_operator import numbers, operator_of, scipy_linalg
-from pure_batchops.estimators.rows import RowMap
+from pure_batchops.rows import RowMap
 
 _ENDS = {"largest": "LA", "smallest": "SA", "both": "BE"}
 
 
-def arpack(matrix: RowMap, k: int, which: str, held: int | None, start: Tensor) -> tuple[Tensor, Tensor]:
-    """The k eigenpairs of a symmetric matrix that are asked for, or all of them where the matrix is no larger than the work.
+def arpack(
+    matrix: RowMap, k: int, which: str, basis_size: int | None, start: Tensor, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """The k wanted eigenpairs of a symmetric matrix, or all of them if the matrix is no larger than the work.
 
     Args:
         matrix: a symmetric matrix.
         k: the number of pairs.
         which: `"largest"`, `"smallest"` or `"both"`.
-        held: the number of vectors that ARPACK holds, by default 2k + 1 or 20.
+        basis_size: the number of vectors that ARPACK holds, by default 2k + 1 or 20.
         start: `(D,)`.
+        tolerance: of the residuals, relative to the eigenvalues.
 
     Returns:
         The eigenvalues, ascending, `(m,)`, m = k or D, and unit eigenvectors as rows, `(m, D)`.
     """
-    held = max(k + 1, held or max(2 * k + 1, 20))
-    if held >= matrix.size:
+    basis_size = max(k + 1, basis_size or max(2 * k + 1, 20))
+    if basis_size >= matrix.size:
         return _dense(matrix)
     if not numbers(matrix.multiply(start[None])).any():  # the zero matrix, which ARPACK refuses
         return start.new_zeros(k), torch.eye(k, matrix.size, dtype=start.dtype, device=start.device)
@@ -32,8 +35,8 @@ def arpack(matrix: RowMap, k: int, which: str, held: int | None, start: Tensor) 
         k,
         which="LA" if k == 1 and which == "both" else _ENDS[which],  # ARPACK has no two ends of one
         v0=numbers(start),
-        ncv=held,
-        tol=matrix.eps,
+        ncv=basis_size,
+        tol=tolerance,
     )
     order = values.argsort()
     return torch.as_tensor(values[order]).to(start), torch.as_tensor(columns.T[order]).to(start)

@@ -1,30 +1,32 @@
 """The diagonal."""
 
+from torch import Tensor
+
 from pure_batchops.estimators.probes import Estimator, estimator
 from pure_batchops.types import Operation
 
 
 def diagonal(
-    op: Operation, *, samples: int = 100, seed: int = 0, method: str = "hutchinson", chunk_size: int | None = None
+    op: Operation, *, samples: int = 100, seed: int | Tensor = 0, method: str = "hutchinson", chunk_size: int | None = None
 ) -> Estimator:
     """The diagonal, diag A ≈ diag A Q Qᵀ + mean over probes of z ∘ A P z, with P = I − Q Qᵀ and random signs z.
 
-    Q is that of `trace`, nothing for `"hutchinson"`. The variance of an entry is what its row has off the diagonal, so
-    it takes more probes than a trace.
+    Q is the same as for `trace`, nothing for `"hutchinson"`. The variance of an entry is the sum of the squares of its row off
+    the diagonal, so a diagonal takes more probes than a trace.
 
     Args:
         op: any operation, on a batch or, as `averaged(op)`, on batches that can be read again.
         samples: the number of products in all, as for `trace`.
-        seed: of the signs, a whole number.
+        seed: of the signs; or a 0-dim integer tensor, which may be vmapped, see `trace`.
         method: `"hutchinson"` or `"hutch++"`.
         chunk_size: how many probes are multiplied at once, as for `trace`.
 
     Returns:
         `estimate(params, buffers, batch) -> Estimate(value, standard_error)`, both flat, `(D,)`, in the order of params and in
-        their precision, at least single. Unbiased, for any square matrix.
+        their precision, at least single (`unflatten` makes a tree). Unbiased, for any square matrix.
 
     Raises:
-        TypeError: if op is no operation, or samples, seed or chunk_size is no whole number.
+        TypeError: if op is not a function, or samples, seed or chunk_size is not a whole number.
         ValueError: if method is unknown, or there are too few samples for a standard error.
 
     Examples:

@@ -1,32 +1,33 @@
 """The Frobenius norm."""
 
 import torch
+from torch import Tensor
 
 from pure_batchops.estimators.probes import Estimator, estimator
 from pure_batchops.types import Batch, Buffers, Estimate, Operation, Params
 
 
 def frobenius_norm(
-    op: Operation, *, samples: int = 100, seed: int = 0, method: str = "hutchinson", chunk_size: int | None = None
+    op: Operation, *, samples: int = 100, seed: int | Tensor = 0, method: str = "hutchinson", chunk_size: int | None = None
 ) -> Estimator:
     """The Frobenius norm, ‖A‖² ≈ ‖A Q‖² + mean over probes of ‖A P z‖², with P = I − Q Qᵀ and random signs z.
 
-    Q is that of `trace`, nothing for `"hutchinson"`. The square is unbiased; the norm is too small by about
+    Q is the same as for `trace`, nothing for `"hutchinson"`. The square is unbiased; the norm is too small by about
     (standard error)² / 2‖A‖.
 
     Args:
         op: any operation, on a batch or, as `averaged(op)`, on batches that can be read again.
         samples: the number of products in all, as for `trace`.
-        seed: of the signs, a whole number.
+        seed: of the signs; or a 0-dim integer tensor, which may be vmapped, see `trace`.
         method: `"hutchinson"` or `"hutch++"`.
         chunk_size: how many probes are multiplied at once, as for `trace`.
 
     Returns:
         `estimate(params, buffers, batch) -> Estimate(value, standard_error)`, two numbers in the precision of params, at
-        least single; the error is that of the square over 2‖A‖.
+        least single; the error is the error of the square, divided by 2‖A‖.
 
     Raises:
-        TypeError: if op is no operation, or samples, seed or chunk_size is no whole number.
+        TypeError: if op is not a function, or samples, seed or chunk_size is not a whole number.
         ValueError: if method is unknown, or there are too few samples for a standard error.
 
     Examples:

@@ -1,15 +1,18 @@
-"""Lanczos: a symmetric matrix, seen from a growing space, is tridiagonal."""
+"""The method of Lanczos: in a growing space, a symmetric matrix becomes tridiagonal."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pure_batchops import tracing
-from pure_batchops.estimators.rows import RowMap
 from pure_batchops.noise import uniform
+from pure_batchops.rows import RowMap
+
+Stop = Callable[[list[Tensor], list[Tensor]], bool]
+"""`(α, β) -> whether to stop`, from the diagonal and the off-diagonal of T so far."""
 
 
 class Tridiagonal(NamedTuple):
@@ -26,18 +29,19 @@ class Tridiagonal(NamedTuple):
     basis: Tensor
 
 
-def lanczos(matrix: RowMap, starts: Tensor, steps: int, seed: int) -> Tridiagonal:
+def lanczos(matrix: RowMap, starts: Tensor, steps: int, seed: int | Tensor, stop: Stop | None = None) -> Tridiagonal:
     """The tridiagonal matrices T of a symmetric matrix in the spaces span(s, A s, A² s, …) of its starts.
 
-    Each new row is made orthogonal to all before it, twice. Where a space is used up (its start has a part in few
-    eigenspaces only), β is zero and a random row orthogonal to the basis goes on: m = D steps give all eigenvalues, each
-    as often as it occurs.
+    Each new row is made orthogonal to all rows before it, twice. Where a space is used up (its start has a part in few
+    eigenspaces only), β is zero, and a random row that is orthogonal to the basis goes on: m = D steps give all eigenvalues,
+    each as often as it occurs.
 
     Args:
         matrix: a symmetric matrix.
         starts: `(S, D)`, none of them zero.
         steps: m, at most D.
         seed: of the random rows, which are a function of seed and place.
+        stop: whether to stop before all steps are taken.
 
     Returns:
         What `Tridiagonal` says.
@@ -46,39 +50,50 @@ def lanczos(matrix: RowMap, starts: Tensor, steps: int, seed: int) -> Tridiagona
         Parlett (1998), The Symmetric Eigenvalue Problem, chapters 6 and 13.
     """
     count, row = len(starts), _unit(starts)
-    basis, diagonal, beside = [row[:, None]], [], []
+    basis = [row[:, None]]
+    diagonal: Any = []  # C3
+    beside: Any = []
     for step in range(1, steps + 1):
         image = matrix.multiply(row)
         diagonal.append((image * row).sum(1))
-        if step < steps:
-            row, length = _next(image, basis, partial(directions, matrix, count, seed, start=step * count))
-            basis = _grown(basis, row[:, None])
-            beside.append(length)
-    return Tridiagonal(torch.stack(diagonal, 1), torch.stack(beside, 1) if beside else starts[:, :0], torch.cat(basis, 1))
+        if step == steps:
+            break
+        row, length = _next(image, basis, partial(directions, matrix, count, seed, start=step * count))
+        if stop is not None and stop(diagonal, [*beside, length]):
+            break
+        basis = _grown(basis, row[:, None])
+        beside.append(length)
+    return tridiagonal(diagonal, beside, torch.cat(basis, 1))
 
 
-def ritz(found: Tridiagonal) -> tuple[Tensor, Tensor]:
+def tridiagonal(diagonal: list[Tensor], beside: list[Tensor], basis: Tensor) -> Tridiagonal:
+    """The matrix T from its columns, each `(S,)`."""
+    alpha = torch.stack(diagonal, 1)
+    return Tridiagonal(alpha, torch.stack(beside, 1) if beside else alpha[:, :0], basis)
+
+
+def ritz(matrix: Tridiagonal) -> tuple[Tensor, Tensor]:
     """The eigenvalues of T, ascending, `(S, m)`, and its eigenvectors as columns, `(S, m, m)`."""
-    off = torch.diag_embed(found.beside, 1)
-    values, vectors = torch.linalg.eigh(torch.diag_embed(found.diagonal) + off + off.mT)
+    off = torch.diag_embed(matrix.beside, 1)
+    values, vectors = torch.linalg.eigh(torch.diag_embed(matrix.diagonal) + off + off.mT)
     return values, vectors
 
 
-def directions(matrix: RowMap, rows: int, seed: int, *, start: int = 0) -> Tensor:
+def directions(matrix: RowMap, rows: int, seed: int | Tensor, *, start: int = 0) -> Tensor:
     """Random rows `start`, `start + 1`, … of a table without end, `(rows, D)`, a function of seed and place."""
     like = matrix.like
     return (uniform(seed, (rows, matrix.size), like, start=start * matrix.size) - 0.5).to(like.dtype)
 
 
 def _grown(blocks: list[Tensor], block: Tensor) -> list[Tensor]:
-    """The blocks of a basis and one more; two of a size become one, so a row is copied log₂ m times, and not m."""
+    """The blocks of a basis and one more. Two blocks of one size are joined, so each row is copied log₂ m times, and not m."""
     if blocks and blocks[-1].shape[1] == block.shape[1]:
         return _grown(blocks[:-1], torch.cat([blocks[-1], block], 1))
     return [*blocks, block]
 
 
 def _next(image: Tensor, basis: list[Tensor], noise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """What is new in the image, as a unit row, and its length β; an image that has nothing new gives noise and zero."""
+    """The part of the image that is new, as a unit row, and its length β; noise and zero if nothing is new."""
     left = _orthogonal(_orthogonal(image, basis), basis)
     length = left.norm(dim=1)
     rounding = 10 * torch.finfo(image.dtype).eps * image.shape[1] ** 0.5

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks, tracing
-from pure_batchops.estimators.rows import RowMap, row_map
+from pure_batchops.rows import RowMap
+from pure_batchops.solvers.inverse import rows_of
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
 
@@ -24,7 +25,7 @@ def linear_operator(op: Operation, params: Params, buffers: Buffers, batch: Batc
         single. Arrays of numpy go in and come out, whatever the device of params.
 
     Raises:
-        TypeError: if op is no operation.
+        TypeError: if op is not a function.
         ValueError: from its products, under torch.vmap and torch.compile.
         ModuleNotFoundError: if scipy is not there.
 
@@ -37,7 +38,7 @@ def linear_operator(op: Operation, params: Params, buffers: Buffers, batch: Batc
         array([2., 4.], dtype=float32)
     """
     checks.operation("op", op)
-    return operator_of(row_map(op, params, buffers, batch))
+    return operator_of(rows_of(op, params, buffers, batch))
 
 
 def operator_of(matrix: RowMap) -> Any:

@@ -10,8 +10,9 @@ from pure_batchops import checks
 from pure_batchops.averages.moments import moments, standard_error
 from pure_batchops.budget import spans
 from pure_batchops.estimators.lanczos import lanczos, ritz
-from pure_batchops.estimators.rows import RowMap, row_map
 from pure_batchops.noise import signs
+from pure_batchops.rows import RowMap
+from pure_batchops.solvers.inverse import rows_of
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
 
@@ -21,7 +22,7 @@ class SpectralDensity(NamedTuple):
     Attributes:
         grid: t, `(points,)`, evenly spaced.
         density: φ(t), `(points,)`, not negative; its sum times the spacing of the grid is one.
-        standard_error: of the density, `(points,)`, from the spread over the starts.
+        standard_error: of the density, `(points,)`, from the differences between starts.
     """
 
     grid: Tensor
@@ -35,7 +36,7 @@ def spectral_density(
     samples: int = 10,
     steps: int = 80,
     points: int = 1000,
-    seed: int = 0,
+    seed: int | Tensor = 0,
     width: float | Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Callable[[Params, Buffers, Batch], SpectralDensity]:
@@ -43,25 +44,24 @@ def spectral_density(
 
     For random signs z, (1/D) zᵀ f(A) z has the mean (1/D) tr f(A), and m steps of Lanczos from z give it as Σⱼ τⱼ f(θⱼ),
     exactly for polynomials of degree < 2m: φ is the mean over starts of Σⱼ τⱼ N(t; θⱼ, σ²). Each point of the grid has the
-    mean of φ over its cell, so that no peak is lost between points. The signs are those of `trace`, so the first moment of
-    φ is the trace over D that it estimates from as many samples.
+    mean of φ over its cell, so that no peak is lost between points. The signs are the same as for `trace`, so the first
+    moment of φ is the estimate of `trace` from as many samples, divided by D.
 
     Args:
         op: any symmetric operation, on a batch or, as `averaged(op)`, on batches that can be read again.
         samples: the number of starts z, at least 2. An eigenvalue of one in D shows up to a factor of about √(2/samples).
         steps: m, never more than D: the number of products for each start.
         points: the number of points of the grid, which spans the Ritz values θ and 6σ beyond.
-        seed: of the signs, the same for every member of an ensemble.
-        width: σ; or a 0-dim tensor, which may be vmapped and is not checked. By default a hundredth of what the Ritz
-            values span.
-        chunk_size: how many starts go together; as many as hold 2²² numbers, m·D each, by default.
+        seed: of the signs; or a 0-dim integer tensor, which may be vmapped, see `trace`.
+        width: σ; or a 0-dim tensor, which may be vmapped. By default a hundredth of the span of the Ritz values.
+        chunk_size: how many starts go together, by default as many as hold 2²² numbers, m·D each.
 
     Returns:
         `density(params, buffers, batch) -> SpectralDensity`, in the precision of params, at least single. It integrates
         to one, its first moment is about tr A / D and the second about ‖A‖² / D + σ².
 
     Raises:
-        TypeError: if op is no operation, or an option is no number.
+        TypeError: if op is not a function, or an option is not a number.
         ValueError: if samples or points are fewer than 2, steps or chunk_size is not positive, or width is not positive
             and finite.
 
@@ -79,41 +79,42 @@ def spectral_density(
         Ghorbani, Krishnan and Xiao (2019), An Investigation into Neural Net Optimization via Hessian Eigenvalue Density.
     """
     checks.operation("op", op)
-    count, most = checks.whole("samples", samples, 2), checks.whole("steps", steps)
-    cells, noise = checks.whole("points", points, 2), checks.whole("seed", seed, 0)
-    spread = None if width is None else checks.positive("width", width)
-    chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
+    samples, steps = checks.whole("samples", samples, 2), checks.whole("steps", steps)
+    points, seed = checks.whole("points", points, 2), checks.seed("seed", seed)
+    chunk_size = checks.whole_or_none("chunk_size", chunk_size)
+    if width is not None:
+        width = checks.positive("width", width)
 
     def density(params: Params, buffers: Buffers, batch: Batch) -> SpectralDensity:
-        matrix = row_map(op, params, buffers, batch)
-        values, weights = _quadrature(matrix, count, min(most, matrix.size), noise, chunk)
-        sigma = _width(values, matrix.eps) if spread is None else torch.as_tensor(spread).to(values)
+        matrix = rows_of(op, params, buffers, batch)
+        values, weights = _quadrature(matrix, samples, min(steps, matrix.size), seed, chunk_size)
+        sigma = _width(values, matrix.eps) if width is None else width * torch.ones_like(values[0, 0])
         low, high = values.min() - 6 * sigma, values.max() + 6 * sigma
-        places = torch.arange(-0.5, cells, dtype=values.dtype, device=values.device) / (cells - 1)
+        places = torch.arange(-0.5, points, dtype=values.dtype, device=values.device) / (points - 1)
         edges = low + (high - low) * places  # of the cells around the points of the grid
         below = torch.special.ndtr((edges - values[..., None]) / sigma)  # (S, m, points + 1)
-        shares = torch.einsum("sm,smp->sp", weights, below.diff().clamp(min=0))
-        found = moments(shares * (cells - 1) / (high - low))
+        masses = torch.einsum("sm,smp->sp", weights, below.diff().clamp(min=0))
+        spread = moments(masses * (points - 1) / (high - low))
         grid = (edges[1:] + edges[:-1]) / 2
-        return SpectralDensity(*(part.to(matrix.like.dtype) for part in (grid, found.mean, standard_error(found))))
+        return SpectralDensity(*(part.to(matrix.like.dtype) for part in (grid, spread.mean, standard_error(spread))))
 
     return density
 
 
-def _quadrature(matrix: RowMap, count: int, steps: int, seed: int, chunk_size: int | None) -> tuple[Tensor, Tensor]:
+def _quadrature(matrix: RowMap, samples: int, steps: int, seed: int | Tensor, chunk_size: int | None) -> tuple[Tensor, Tensor]:
     """The nodes θ and the weights τ of each start, `(S, m)`."""
 
     def rule(first: int, many: int) -> tuple[Tensor, Tensor]:
-        found = lanczos(matrix, signs(seed, many, matrix.size, matrix.like, start=first), steps, seed)
-        values, vectors = ritz(found)
+        starts = signs(seed, many, matrix.size, matrix.like, start=first)
+        values, vectors = ritz(lanczos(matrix, starts, steps, seed))
         return values, vectors[:, 0].square()
 
-    rules = [rule(*span) for span in spans(count, steps * matrix.size, chunk_size)]
+    rules = [rule(*span) for span in spans(samples, steps * matrix.size, chunk_size)]
     values, weights = (torch.cat(parts) for parts in zip(*rules, strict=True))
-    return values.double(), weights.double()  # where Gaussians are added up, single precision shows
+    return values.double(), weights.double()  # sums of Gaussians need more than single precision
 
 
 def _width(values: Tensor, eps: float) -> Tensor:
-    """A hundredth of the span of the values; of their size, or of one, where they are all the same but for rounding."""
+    """A hundredth of the span of the values. If they are equal up to rounding, a hundredth of their size, or of one."""
     span, size = values.max() - values.min(), values.abs().max()
     return torch.where(span > eps**0.5 * size, span, torch.where(size > 0, size, 1.0)) / 100

@@ -1,37 +1,41 @@
 """The sum of the diagonal."""
 
+from torch import Tensor
+
 from pure_batchops.estimators.probes import Estimator, estimator
 from pure_batchops.types import Operation
 
 
 def trace(
-    op: Operation, *, samples: int = 100, seed: int = 0, method: str = "hutchinson", chunk_size: int | None = None
+    op: Operation, *, samples: int = 100, seed: int | Tensor = 0, method: str = "hutchinson", chunk_size: int | None = None
 ) -> Estimator:
     """The trace, tr A ≈ tr Qᵀ A Q + mean over probes of zᵀ P A P z, with P = I − Q Qᵀ and random signs z.
 
     `"hutchinson"` has no Q, and holds one chunk of probes. `"hutch++"` spends a third of the products on a sketch of A,
-    Q = qr(A Ω), and a third on A Q, which it holds; its error is the smaller the faster the eigenvalues fall. The signs
-    are a function of the seed alone, the same for every member of an ensemble.
+    Q = qr(A Ω), and a third on A Q, which it holds. Its error is small if the eigenvalues fall quickly. The signs
+    are a function of the seed alone, so all members of an ensemble share them unless each has a seed of its own.
 
     Args:
         op: any operation, on a batch or, as `averaged(op)`, on batches that can be read again.
-        samples: the number of products in all, at least 2, for `"hutch++"` at least 4. If these are as many as D, `"hutch++"`
+        samples: the number of products in all, at least 2, for `"hutch++"` at least 4. With D samples or more, `"hutch++"`
             takes D products, and the result is exact.
-        seed: of the signs, a whole number.
+        seed: of the signs; or a 0-dim integer tensor, which may be vmapped. For example,
+            `torch.vmap(lambda p, b, s: trace(op, seed=s)(p, b, batch))(params, buffers, seeds)` gives each member of an
+            ensemble signs of its own.
         method: `"hutchinson"` or `"hutch++"`.
-        chunk_size: how many probes are multiplied at once; as many as hold 2²² numbers by default. Each chunk of an
-            averaged operation reads all batches once. The estimate does not depend on it.
+        chunk_size: how many probes are multiplied at once, by default as many as hold 2²² numbers. An averaged operation reads
+            all batches once for each chunk. The estimate does not depend on it.
 
     Returns:
         `estimate(params, buffers, batch) -> Estimate(value, standard_error)`, two numbers in the precision of params, at
         least single. Unbiased, for any square matrix.
 
     Raises:
-        TypeError: if op is no operation, or samples, seed or chunk_size is no whole number.
+        TypeError: if op is not a function, or samples, seed or chunk_size is not a whole number.
         ValueError: if method is unknown, or there are too few samples for a standard error.
 
     Examples:
-        Of a diagonal matrix each probe says all:
+        For a diagonal matrix each probe gives the trace:
 
         >>> import torch
         >>> from pure_batchops import hessian

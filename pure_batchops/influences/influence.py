@@ -49,7 +49,7 @@ def influence(
         Koh and Liang (2017), Understanding black-box predictions via influence functions.
     """
     check(inverse, loss)
-    chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
+    chunk_size = checks.whole_or_none("chunk_size", chunk_size)
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch], test_batch: Batch) -> Tensor:
         solve = solver(inverse, params, buffers, train_batches)
@@ -61,6 +61,6 @@ def influence(
             )
 
         test = move(test_batch, device_of(params))
-        return -torch.cat([of_chunk(rows) for rows in gradient_rows(loss, params, buffers, test, chunk)])
+        return -torch.cat([of_chunk(rows) for rows in gradient_rows(loss, params, buffers, test, chunk_size)])
 
     return influences

@@ -41,7 +41,7 @@ def perturbation_influence(
         tensor([[-3.]])
     """
     check(inverse, loss)
-    chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
+    chunk_size = checks.whole_or_none("chunk_size", chunk_size)
     axis = traits_of(loss).batch_dim
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch], test_batch: Batch) -> Tree:
@@ -63,7 +63,7 @@ def perturbation_influence(
             return _joined([of_batch(batch, solved) for batch in train_batches], 1)
 
         test = move(test_batch, device_of(params))
-        return _joined([of_chunk(rows) for rows in gradient_rows(loss, params, buffers, test, chunk)], 0)
+        return _joined([of_chunk(rows) for rows in gradient_rows(loss, params, buffers, test, chunk_size)], 0)
 
     return influences
 

@@ -36,12 +36,14 @@ def self_influence(
         tensor([1., 0., 4.])
     """
     check(inverse, loss)
-    chunk = None if chunk_size is None else checks.whole("chunk_size", chunk_size)
+    chunk_size = checks.whole_or_none("chunk_size", chunk_size)
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch]) -> Tensor:
         solve = solver(inverse, params, buffers, train_batches)
         moved = (move(batch, device_of(params)) for batch in train_batches)
-        found = [(rows * solve(rows)).sum(1) for batch in moved for rows in gradient_rows(loss, params, buffers, batch, chunk)]
+        found = [
+            (rows * solve(rows)).sum(1) for batch in moved for rows in gradient_rows(loss, params, buffers, batch, chunk_size)
+        ]
         if not found:
             msg = "train_batches must hold at least one batch, got none"
             raise ValueError(msg)

@@ -14,11 +14,11 @@ from pure_batchops.gradients.routes import gradients_of_samples
 from pure_batchops.gradients.sample import formed_rows
 from pure_batchops.losses.shared import without_shared
 from pure_batchops.operations.operation import at_point
-from pure_batchops.solvers.rows import width
+from pure_batchops.rows import width
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import device_of, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
-from pure_batchops.vectors import vector_form
+from pure_batchops.vectors import unflatten
 
 Rows = Callable[[Tensor], Tensor]
 
@@ -44,7 +44,7 @@ def solver(inverse: Operation, params: Params, buffers: Buffers, batches: Iterab
 
 def tree_of(params: Params, row: Tensor) -> Tree:
     """A row as a tree like params."""
-    return vector_form(params, row).tree()
+    return unflatten(params, row)
 
 
 def gradients_of_batches(

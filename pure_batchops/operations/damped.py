@@ -16,7 +16,8 @@ def damped(op: Operation, regularization: float | Tensor) -> Operation:
 
     Args:
         op: any operation, on a batch or, as `averaged(op)`, on batches.
-        regularization: λ, positive and finite; or a 0-dim tensor, which may be vmapped and is not checked.
+        regularization: λ, positive and finite; or a 0-dim tensor, which may be vmapped.
+            Where no number can be read, under vmap and torch.compile, the product is NaN if λ is not positive.
 
     Returns:
         `op(params, buffers, batch, v) -> product`, symmetric if op is, positive definite if op is semi-definite.

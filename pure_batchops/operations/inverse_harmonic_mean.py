@@ -32,7 +32,8 @@ def inverse_harmonic_mean(
 
     Args:
         loss: `(params, buffers, batch) -> (n,)`, in which a sample does not depend on the others.
-        regularization: λ, positive and finite; or a 0-dim tensor, which may be vmapped and is not checked.
+        regularization: λ, positive and finite; or a 0-dim tensor, which may be vmapped.
+            Where no number can be read, under vmap and torch.compile, the product is NaN if λ is not positive.
         held: the most numbers of gradients of samples to hold, n × D or those outside of known layers. The product does
             not depend on it.
         chunk_size: how many vectors are multiplied at once, see `batch_operation`. By default as many as hold 2²² numbers

@@ -16,7 +16,7 @@ def monte_carlo_fisher(
     likelihood: str | Likelihood,
     *,
     samples: int = 1,
-    seed: int | torch.Generator = 0,
+    seed: int | Tensor | torch.Generator = 0,
     batch_dim: int = 0,
     chunk_size: int | None = None,
 ) -> Operation:
@@ -32,7 +32,8 @@ def monte_carlo_fisher(
         likelihood: `"categorical"` (outputs are logits, classes along axis 1), `"bernoulli"` (logits), `"gaussian"` (means,
             of unit variance), or a `Likelihood` of your own. Log-likelihoods are summed over all but the samples.
         samples: S, the number of targets drawn for each sample.
-        seed: a whole number; or a generator, which is read and not advanced.
+        seed: a whole number; a 0-dim integer tensor, which may be vmapped, see `trace`; or a generator, which is read and
+            not advanced.
         batch_dim: the axis of the samples in inputs and outputs.
         chunk_size: how many vectors are multiplied at once, see `batch_operation`.
 
@@ -89,9 +90,9 @@ def _likelihood(likelihood: str | Likelihood) -> Likelihood:
     raise ValueError(msg)
 
 
-def _number(seed: int | torch.Generator) -> int:
+def _number(seed: int | Tensor | torch.Generator) -> int | Tensor:
     if not isinstance(seed, torch.Generator):
-        return checks.whole("seed", seed, least=0)
+        return checks.seed("seed", seed)
     twin = torch.Generator(seed.device)
     twin.set_state(seed.get_state())
     return int(torch.randint(2**62, (), generator=twin, device=seed.device))

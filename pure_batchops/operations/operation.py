@@ -5,13 +5,14 @@ from functools import partial
 from typing import Any, cast
 
 from pure_batchops import checks, tracing
+from pure_batchops.layouts import layout_of
 from pure_batchops.operations.explained import explained
 from pure_batchops.operations.multiplication import Multiplication, OnRows, OnTrees, products
 from pure_batchops.points import Seen, counted, points_along, points_of, saw_points
 from pure_batchops.traits import marked, traits_of
 from pure_batchops.trees import leaves, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Term, Traits, Tree, Vector
-from pure_batchops.vectors import vector_form
+from pure_batchops.vectors import form_in, vector_form
 
 
 def batch_operation(
@@ -122,9 +123,9 @@ def operation_of(
         return products(_with_words(multiply_at(params, buffers, batch)), form, chunk_size)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
-        parameter_leaves(params)
+        layout = layout_of(params)  # once, and not for each v
         ready = _with_words(multiply_at(params, buffers, batch))
-        return lambda v: products(ready, vector_form(params, v), chunk_size)
+        return lambda v: products(ready, form_in(layout, v), chunk_size)
 
     return with_at(operation, at)
 

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.operations.dense import dense
-from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, only, operation_on_rows
+from pure_batchops.rows import RowFunction
+from pure_batchops.solvers.inverse import LinAlgError, dots, operation_on_rows
+from pure_batchops.tracing import raise_or_nan
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
 
@@ -20,10 +22,10 @@ def direct(op: Operation, regularization: float | Tensor) -> Operation:
 
     Returns:
         `op(params, buffers, batch, v) -> x`, symmetric if op is; also of an indefinite matrix. Under vmap and torch.compile,
-        where no number can be read, what raises LinAlgError elsewhere is NaN.
+        where no number can be read, rows that would have raised LinAlgError are NaN instead.
 
     Raises:
-        TypeError: if op is no function, or regularization is no number.
+        TypeError: if op is not a function, or regularization is not a number.
         ValueError: if regularization is negative. The operation raises it for a v that is not finite.
         torch.linalg.LinAlgError: by the operation, if m + λI is singular to working precision.
 
@@ -34,12 +36,12 @@ def direct(op: Operation, regularization: float | Tensor) -> Operation:
         tensor([2., 2.])
     """
     checks.operation("op", op)
-    damping = checks.not_negative("regularization", regularization)
+    regularization = checks.not_negative("regularization", regularization)
 
-    def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
+    def at(params: Params, buffers: Buffers, batch: Batch) -> RowFunction:
         matrix = dense(op)(params, buffers, batch)
         matrix = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
-        matrix = matrix + damping * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+        matrix = matrix + regularization * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
         factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
         tolerance = torch.finfo(matrix.dtype).eps ** 0.5
 
@@ -49,13 +51,14 @@ def direct(op: Operation, regularization: float | Tensor) -> Operation:
 
 
 def _solved(matrix: Tensor, factors: Tensor, pivots: Tensor, tolerance: float, rows: Tensor) -> Tensor:
-    found = torch.linalg.lu_solve(factors, pivots, rows.mT).mT
-    residual = rows - found @ matrix.mT
-    return only(dots(residual, residual) <= tolerance**2 * dots(rows, rows), found, _singular)
+    solution = torch.linalg.lu_solve(factors, pivots, rows.mT).mT
+    residual = rows - solution @ matrix.mT
+    return raise_or_nan(dots(residual, residual) <= tolerance**2 * dots(rows, rows), solution, _singular)
 
 
 def _singular(good: Tensor) -> Exception:
     return LinAlgError(
-        f"m + regularization * I must be invertible, got one singular to working precision, for {int((~good).sum())} of "
-        f"{len(good)} right-hand sides; raise regularization, or take parameters in float64"
+        f"m + regularization * I must be invertible, got a matrix that is singular to working precision: "
+        f"{int((~good).sum())} of {len(good)} right-hand sides have no accurate solution; raise regularization, or use params "
+        "in float64"
     )

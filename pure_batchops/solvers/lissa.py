@@ -10,7 +10,9 @@ from torch import Tensor
 from pure_batchops import checks
 from pure_batchops.batches import reiterable
 from pure_batchops.noise import normal
-from pure_batchops.solvers.rows import LinAlgError, RowMap, dots, on_rows, only, operation_on_rows, rows_of, width
+from pure_batchops.rows import RowFunction, row_map, width
+from pure_batchops.solvers.inverse import LinAlgError, dots, operation_on_rows, rows_of
+from pure_batchops.tracing import raise_or_nan
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import device_of, leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Term, Vector
@@ -23,24 +25,24 @@ def lissa(
 ) -> Operation:
     """The inverse (m + λI)⁻¹ by the recursion h ← v + (1 − λ/σ) h − m(b) h / σ over batches b, from h = v; x = h / σ.
 
-    It is a sum of powers cut off: of a single batch it leaves out (I − (m + λI)/σ)ᵈ⁺¹ of the inverse after d steps. Over
-    several batches it is moreover random, the less the larger σ.
+    The recursion is a power series that ends after d steps. For a single batch, its relative error is (I − (m + λI)/σ)ᵈ⁺¹.
+    Over several batches it is also random; a larger σ makes it less so.
 
     Args:
-        op: any symmetric operation. Of `averaged(op)` each step takes one batch, cycling through them, with its weight
-            relative to their mean; of an operation on one batch each step takes that.
+        op: any symmetric operation. With `averaged(op)` the steps take one batch after the other, weighed relative to the
+            mean weight. With an operation on one batch each step takes that batch.
         regularization: λ ≥ 0; or a 0-dim tensor, which may be vmapped.
         scale: σ, more than half of the largest eigenvalue of m(b) + λI of every batch. By default that eigenvalue, the
             largest over the batches that the recursion takes, by ten steps of power iteration each.
         depth: d, the steps.
-        repeats: recursions, of which the average is taken; worth it where the batches are shuffled each time.
+        repeats: the number of recursions that are averaged; useful if the batches are shuffled each time.
 
     Returns:
-        `op(params, buffers, batch, v) -> x`, linear. Under vmap and torch.compile, where no number can be read, what
-        raises LinAlgError elsewhere is NaN.
+        `op(params, buffers, batch, v) -> x`, linear. Under vmap and torch.compile, where no number can be read, rows
+        that would have raised LinAlgError are NaN instead.
 
     Raises:
-        TypeError: if op is no function, or an option is no number.
+        TypeError: if op is not a function, or an option is not a number.
         ValueError: if regularization is negative, or scale, depth or repeats not positive. The operation raises it for a
             v that is not finite, and for no batch.
         torch.linalg.LinAlgError: by the operation, if the recursion diverges.
@@ -57,41 +59,42 @@ def lissa(
         Koh and Liang (2017), Understanding black-box predictions via influence functions.
     """
     checks.operation("op", op)
-    damping = checks.not_negative("regularization", regularization)
-    given = None if scale is None else checks.positive("scale", scale)
-    steps, times = checks.whole("depth", depth), checks.whole("repeats", repeats)
+    regularization = checks.not_negative("regularization", regularization)
+    depth, repeats = checks.whole("depth", depth), checks.whole("repeats", repeats)
+    if scale is not None:
+        scale = checks.positive("scale", scale)
 
-    def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
-        return partial(_solved, _terms(op, params, buffers, batch), damping, given, steps, times)
+    def at(params: Params, buffers: Buffers, batch: Batch) -> RowFunction:
+        return partial(_solved, _terms(op, params, buffers, batch), regularization, scale, depth, repeats)
 
     return operation_on_rows(at)
 
 
 def _solved(
-    terms: Callable[[], Iterable[RowMap]],
-    damping: float | Tensor,
-    given: float | Tensor | None,
-    steps: int,
-    times: int,
+    terms: Callable[[], Iterable[RowFunction]],
+    regularization: float | Tensor,
+    scale: float | Tensor | None,
+    depth: int,
+    repeats: int,
     rows: Tensor,
 ) -> Tensor:
-    size = given if given is not None else damping + _largest(islice(terms(), steps), rows)
+    size = scale if scale is not None else regularization + _largest(islice(terms(), depth), rows)
 
-    def step(h: Tensor, product: RowMap) -> Tensor:
-        return rows + (1 - damping / size) * h - product(h) / size
+    def step(h: Tensor, product: RowFunction) -> Tensor:
+        return rows + (1 - regularization / size) * h - product(h) / size
 
-    total = sum(reduce(step, _cycled(terms, steps), rows) for _ in range(times))
-    mean = torch.as_tensor(total) / times
-    # Steps that shrink lengths, or keep them, give ‖h‖ ≤ (d + 1) ‖v‖.
-    bounded = dots(mean, mean).sqrt() <= 1.01 * (steps + 1) * dots(rows, rows).sqrt()
-    return only(bounded, mean / size, partial(_diverged, size))
+    total = sum(reduce(step, _cycled(terms, depth), rows) for _ in range(repeats))
+    mean = torch.as_tensor(total) / repeats
+    # Steps that do not increase lengths give ‖h‖ ≤ (d + 1) ‖v‖.
+    bounded = dots(mean, mean).sqrt() <= 1.01 * (depth + 1) * dots(rows, rows).sqrt()
+    return raise_or_nan(bounded, mean / size, partial(_diverged, size))
 
 
-def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Callable[[], Iterable[RowMap]]:
+def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Callable[[], Iterable[RowFunction]]:
     """When called, v ↦ w(b) m(b) v for each of the batches, the weights relative to their mean."""
     terms = traits_of(op).terms
     if terms is None:
-        product = rows_of(op, params, buffers, batch)
+        product = rows_of(op, params, buffers, batch).multiply
         return partial(_alone, product)
     reiterable("batches", batch)
     nothing = torch.empty(0, width(params), dtype=leaves(params)[0].dtype, device=device_of(params))
@@ -101,38 +104,36 @@ def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Cal
         raise ValueError(msg)
     mean = sum(weights) / len(weights)
 
-    def weighted(term: Term) -> RowMap:
-        def product(v: Vector) -> Vector:
-            image, weight = term(v)
-            return weight / mean * image
-
-        return on_rows(product, params)
-
-    return lambda: map(weighted, terms(params, buffers, batch))
+    return lambda: (row_map(partial(_weighted, term, mean), params).multiply for term in terms(params, buffers, batch))
 
 
-def _alone(product: RowMap) -> list[RowMap]:
+def _weighted(term: Term, mean: float, v: Vector) -> Vector:
+    product, weight = term(v)
+    return weight / mean * product
+
+
+def _alone(product: RowFunction) -> list[RowFunction]:
     return [product]
 
 
-def _cycled(terms: Callable[[], Iterable[RowMap]], steps: int) -> Iterator[RowMap]:
-    left = steps
+def _cycled(terms: Callable[[], Iterable[RowFunction]], depth: int) -> Iterator[RowFunction]:
+    left = depth
     while left:
         for product in islice(terms(), left):
             left -= 1
             yield product
 
 
-def _largest(terms: Iterable[RowMap], like: Tensor) -> Tensor:
+def _largest(terms: Iterable[RowFunction], like: Tensor) -> Tensor:
     """The largest size of an eigenvalue of any of the maps, by power iteration from one random vector."""
     start = normal(0, (1, like.shape[1]), like)
 
-    def grown(v: Tensor, product: RowMap) -> Tensor:
+    def powered(v: Tensor, product: RowFunction) -> Tensor:
         image = product(v)
         return image / dots(image, image).sqrt().clamp(min=torch.finfo(image.dtype).tiny)
 
-    def of_one(product: RowMap) -> Tensor:
-        image = product(reduce(grown, repeat(product, POWER_STEPS), start))
+    def of_one(product: RowFunction) -> Tensor:
+        image = product(reduce(powered, repeat(product, POWER_STEPS), start))
         return dots(image, image).sqrt()[0]
 
     return reduce(torch.maximum, (of_one(product) for product in terms))
@@ -142,5 +143,5 @@ def _diverged(scale: float | Tensor, good: Tensor) -> Exception:
     return LinAlgError(
         f"lissa must not diverge, but it does with scale = {float(scale):.4g} for {int((~good).sum())} of {len(good)} "
         "right-hand sides; raise scale above the largest eigenvalue of every batch, or regularization above the size of the "
-        "most negative one"
+        "most negative one; or use conjugate_gradient, which needs no scale"
     )

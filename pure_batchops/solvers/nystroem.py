@@ -7,29 +7,30 @@ from torch import Tensor
 
 from pure_batchops import checks, tracing
 from pure_batchops.noise import normal
-from pure_batchops.solvers.rows import LinAlgError, RowMap, operation_on_rows, rows_of, width
+from pure_batchops.rows import RowFunction, width
+from pure_batchops.solvers.inverse import LinAlgError, operation_on_rows, rows_of
 from pure_batchops.trees import parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
 
-def nystroem(op: Operation, regularization: float | Tensor, *, rank: int, seed: int = 0) -> Operation:
+def nystroem(op: Operation, regularization: float | Tensor, *, rank: int, seed: int | Tensor = 0) -> Operation:
     """The inverse (U Λ Uᵀ + λI)⁻¹ v = U (Λ + λI)⁻¹ Uᵀ v + (v − U Uᵀ v) / λ of a randomised approximation of rank r.
 
-    U Λ Uᵀ = (A Ω) (Ωᵀ A Ω)⁻¹ (A Ω)ᵀ for A = m(batch) and r random orthonormal columns Ω; before the inversion A is
-    shifted by a multiple of rounding, after it Λ is shifted back. It costs r products. As the preconditioner of
-    conjugate gradients it leaves of the spectrum above λ what the largest r eigenvalues do not hold.
+    U Λ Uᵀ = (A Ω) (Ωᵀ A Ω)⁻¹ (A Ω)ᵀ for A = m(batch) and r random orthonormal columns Ω. A is shifted by a multiple of
+    the rounding of products before the inversion, and Λ is shifted back after it. It costs r products. As a preconditioner
+    of conjugate gradients it removes about the r largest eigenvalues from the spectrum above λ.
 
     Args:
         op: any symmetric positive semi-definite operation, on a batch or, as `averaged(op)`, on batches.
         regularization: λ, positive and finite; or a 0-dim tensor, which may be vmapped.
         rank: r, at least 1 and at most D; with r = D the inverse is exact to rounding.
-        seed: of Ω, which is the same for every v and every member of an ensemble.
+        seed: of Ω, which is the same for every v; or a 0-dim integer tensor, which may be vmapped, see `trace`.
 
     Returns:
         `op(params, buffers, batch, v) -> x`, symmetric and positive definite. `at` does all the products.
 
     Raises:
-        TypeError: if op is no function, or an option is no number.
+        TypeError: if op is not a function, or an option is not a number.
         ValueError: if regularization or rank is not positive, or seed is negative. The operation raises it for a rank larger
             than D, and for a v that is not finite.
         torch.linalg.LinAlgError: by the operation, if op is not positive semi-definite; under vmap and torch.compile,
@@ -47,42 +48,61 @@ def nystroem(op: Operation, regularization: float | Tensor, *, rank: int, seed: 
         streaming data. Frangella, Tropp and Udell (2023), Randomized Nyström preconditioning.
     """
     checks.operation("op", op)
-    damping = checks.positive("regularization", regularization)
-    columns, start = checks.whole("rank", rank), checks.whole("seed", seed, least=0)
+    regularization = checks.positive("regularization", regularization)
+    rank, seed = checks.whole("rank", rank), checks.seed("seed", seed)
 
-    def at(params: Params, buffers: Buffers, batch: Batch) -> RowMap:
-        size = width(params)
-        if columns > size:
-            msg = f"rank must be at most the number of parameters, {size}, got {columns}"
+    def at(params: Params, buffers: Buffers, batch: Batch) -> RowFunction:
+        size, dtype = width(params), next(iter(parameter_leaves(params).values())).dtype
+        if rank > size:
+            msg = f"rank must be at most the number of parameters, {size}, got {rank}"
             raise ValueError(msg)
-        like = next(iter(parameter_leaves(params).values()))
-        basis = torch.linalg.qr(normal(start, (columns, size), like).mT)[0].mT  # Ωᵀ, (r, D)
-        images = rows_of(op, params, buffers, batch)(basis)
-        rounding = 8 * torch.finfo(like.dtype).eps * torch.linalg.matrix_norm(images)
-        vectors, values = _eigenpairs(images, basis, rounding)
-        weights = 1 / (values + damping) - 1 / damping
-        return partial(_inverse, damping, vectors, weights)
+        matrix = rows_of(op, params, buffers, batch)
+        basis = torch.linalg.qr(normal(seed, (rank, size), matrix.like).mT)[0].mT  # Ωᵀ, (r, D)
+        basis = basis.to(dtype).to(basis.dtype)  # what op really multiplies: Ω need not be exactly orthonormal
+        vectors, values = _eigenpairs(matrix.multiply(basis), basis, matrix.eps)
+        weights = 1 / (values + regularization) - 1 / regularization
+        return partial(_inverse, regularization, vectors, weights)
 
     return operation_on_rows(at)
 
 
-def _inverse(damping: float | Tensor, vectors: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
-    return rows / damping + ((rows @ vectors.mT) * weights) @ vectors
+def _inverse(regularization: float | Tensor, vectors: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+    return rows / regularization + ((rows @ vectors.mT) * weights) @ vectors
 
 
-def _eigenpairs(images: Tensor, basis: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Uᵀ, `(r, D)`, and Λ, `(r,)`, from (A Ω)ᵀ and Ωᵀ."""
+def _eigenpairs(images: Tensor, basis: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Uᵀ, `(r, D)`, and Λ, `(r,)`, from (A Ω)ᵀ and Ωᵀ, where products have the relative rounding eps."""
+    shift = _shift(images, basis, eps)
     shifted = images + shift * basis  # Ωᵀ(A + νI)
-    core = basis @ shifted.mT
-    factor, fault = torch.linalg.cholesky_ex((core + core.mT) / 2)
+    core = _symmetric(basis @ shifted.mT)
+    factor, fault = torch.linalg.cholesky_ex(core)
     sketch = torch.linalg.solve_triangular(factor, shifted, upper=False)  # (A + νI) ≈ sketchᵀ sketch
     _, roots, vectors = torch.linalg.svd(sketch, full_matrices=False)
-    positive = fault == 0
-    if tracing.readable(positive) is False:
-        least = float(torch.linalg.eigvalsh((core + core.mT) / 2)[0])
-        msg = (
-            f"op must be positive semi-definite for nystroem, got a matrix that has the eigenvalue {least:.3g} on a random "
-            "subspace; take gauss_newton or generalized_gauss_newton instead of hessian, or damp it"
-        )
-        raise LinAlgError(msg)
-    return vectors, torch.where(positive, (roots.square() - shift).clamp(min=0), torch.nan)
+    values = (roots.square() - shift).clamp(min=0)
+    return vectors, tracing.raise_or_nan(fault == 0, values, partial(_not_semidefinite, core))
+
+
+def _shift(images: Tensor, basis: Tensor, eps: float) -> Tensor:
+    """ν, which makes Ωᵀ A Ω positive definite in spite of rounding."""
+    # A larger ν makes a larger error, of about ν D/r. For half precision the worst case of rounding would be far too much, so
+    # take what is needed: the noise of products shows, because it makes Ωᵀ A Ω asymmetric, or some eigenvalue negative.
+    size, rounding = torch.linalg.matrix_norm(images), torch.finfo(images.dtype).eps
+    worst, least = 8 * eps * size, 8 * rounding * size
+    if eps <= rounding:
+        return worst
+    core = basis @ images.mT
+    asymmetry = torch.linalg.matrix_norm((core - core.mT) / 2, 2)
+    noise = torch.maximum(asymmetry, -torch.linalg.eigvalsh(_symmetric(core))[0])
+    return (2 * noise).detach().clamp(least, worst)
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.mT) / 2
+
+
+def _not_semidefinite(core: Tensor, _: Tensor) -> Exception:
+    least = float(torch.linalg.eigvalsh(core)[0])
+    return LinAlgError(
+        f"op must be positive semi-definite for nystroem, got a matrix that has the eigenvalue {least:.3g} on a random "
+        "subspace; use gauss_newton or generalized_gauss_newton instead of hessian, or damped(op, ...)"
+    )

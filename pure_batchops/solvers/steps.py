@@ -1,0 +1,144 @@
+"""The steps of conjugate gradients, on rows: K right-hand sides at once, and each stops by itself."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure_batchops import checks, tracing
+from pure_batchops.rows import RowFunction
+from pure_batchops.solvers.inverse import dots, plus, rows_of
+from pure_batchops.types import Batch, Buffers, Operation, Params
+
+TOLERANCE = 1e-5
+"""The default tolerance of residuals, relative to v, in float32 and float64."""
+
+ROUNDINGS = 4
+"""The default tolerance in half precision, in units of the rounding of the dtype."""
+
+
+class RowSolution(NamedTuple):
+    """What conjugate gradients found for K right-hand sides; see `Solution`.
+
+    Attributes:
+        solution: x, `(K, D)`.
+        residual_norms: ‖v − (m + λI) x‖, `(K,)`, and so are the others.
+        steps: the products.
+        converged: whether the residual is small enough.
+        negative_curvature: whether the matrix was seen not to be positive definite.
+    """
+
+    solution: Tensor
+    residual_norms: Tensor
+    steps: Tensor
+    converged: Tensor
+    negative_curvature: Tensor
+
+
+Solve = Callable[[Tensor], RowSolution]
+"""`(K, D) -> RowSolution`."""
+
+
+class _State(NamedTuple):
+    x: Tensor
+    residual: Tensor
+    direction: Tensor
+    descent: Tensor  # residual · preconditioned residual
+    active: Tensor
+    steps: Tensor
+    negative_curvature: Tensor
+
+
+def solver(
+    op: Operation,
+    regularization: float | Tensor,
+    tolerance: float | None,
+    max_steps: int,
+    preconditioner: Operation | None,
+) -> Callable[[Params, Buffers, Batch], tuple[Solve, float]]:
+    """The options of conjugate gradients, checked, as a solver of rows.
+
+    Returns:
+        `solver(params, buffers, batch) -> (solve, tolerance)`.
+    """
+    checks.operation("op", op)
+    regularization = checks.not_negative("regularization", regularization)
+    max_steps = checks.whole("max_steps", max_steps)
+    if tolerance is not None:
+        tolerance = checks.fraction("tolerance", tolerance)
+    if preconditioner is not None:
+        checks.operation("preconditioner", preconditioner)
+
+    def solve_at(params: Params, buffers: Buffers, batch: Batch) -> tuple[Solve, float]:
+        matrix = rows_of(op, params, buffers, batch)
+        precondition = _unchanged if preconditioner is None else rows_of(preconditioner, params, buffers, batch).multiply
+        goal = tolerance or max(TOLERANCE, ROUNDINGS * matrix.eps)
+        return partial(_solved, matrix.multiply, regularization, precondition, goal, max_steps), goal
+
+    return solve_at
+
+
+def _unchanged(rows: Tensor) -> Tensor:
+    return rows
+
+
+def _solved(
+    product: RowFunction,
+    regularization: float | Tensor,
+    precondition: RowFunction,
+    tolerance: float,
+    max_steps: int,
+    rows: Tensor,
+) -> RowSolution:
+    def multiply(vectors: Tensor) -> Tensor:  # v → (m + λI) v
+        return plus(product(vectors), regularization, vectors)
+
+    goals = tolerance * dots(rows, rows).sqrt()
+    state = _started(rows, precondition(rows), goals, regularization)
+    for _ in range(max_steps):
+        if tracing.readable(state.active.any()) is False:
+            break
+        # Aim at half the tolerance: the recursive residual drifts away from the true one.
+        state = _stepped(state, multiply, precondition, goals / 2)
+    residual = rows - multiply(state.x)
+    norms = dots(residual, residual).sqrt()
+    return RowSolution(state.x, norms, state.steps, norms <= goals, state.negative_curvature)
+
+
+def _started(rows: Tensor, preconditioned: Tensor, goals: Tensor, regularization: float | Tensor) -> _State:
+    x = torch.zeros_like(rows)
+    if isinstance(regularization, Tensor):
+        x = x * regularization  # NaN where λ is: no step is taken there
+    count = torch.zeros_like(goals)
+    return _State(x, rows, preconditioned, dots(rows, preconditioned), goals > 0, count.to(torch.int64), count.to(torch.bool))
+
+
+def _stepped(state: _State, multiply: RowFunction, precondition: RowFunction, goals: Tensor) -> _State:
+    image = _of_active(multiply, state)
+    curvature = dots(state.direction, image)
+    active = state.active & (curvature > 0)
+    length = torch.where(active, state.descent / torch.where(active, curvature, 1), 0)
+    residual = torch.addcmul(state.residual, length[:, None], image, value=-1)
+    square = dots(residual, residual)
+    left = active & ~(square.sqrt() <= goals)
+    preconditioned = precondition(residual)
+    descent = square if preconditioned is residual else dots(residual, preconditioned)
+    turn = torch.where(left, descent / torch.where(left, state.descent, 1), 0)
+    return _State(
+        torch.addcmul(state.x, length[:, None], state.direction),
+        residual,
+        torch.addcmul(preconditioned, turn[:, None], state.direction),
+        descent,
+        left,
+        state.steps + state.active,
+        state.negative_curvature | (state.active & (curvature <= 0)),
+    )
+
+
+def _of_active(multiply: RowFunction, state: _State) -> Tensor:
+    """The products of the directions still needed, where that can be known; zero for the others."""
+    if tracing.readable(state.active.all()) is not False:
+        return multiply(state.direction)
+    return torch.zeros_like(state.direction).index_put((state.active,), multiply(state.direction[state.active]))
