@@ -391,3 +391,14 @@ def test_what_cannot_be_solved_for_is_refused():
     op = pb.hessian(lambda params, buffers, batch: params["a"] ** 2 + params["b"] ** 2)
     with pytest.raises(ValueError, match="one dtype and device for an inverse, got torch.float32 on cpu, torch.float64"):
         pb.direct(op, 1.0)(mixed, {}, None, mixed)
+
+
+def test_nystroem_of_the_zero_matrix_and_of_one_member_that_is_indefinite():
+    flat_loss = pb.hessian(lambda params, buffers, x: (params * x).sum(1))
+    v = torch.tensor([2.0, -4.0])
+    assert_close(pb.nystroem(flat_loss, 0.5, rank=1)(torch.zeros(2), {}, torch.ones(3, 2), v), 2 * v)
+    curved = pb.hessian(lambda params, buffers, x: buffers["sign"] * (params * x).square().sum(1) / 2)
+    inverse = torch.vmap(pb.nystroem(curved, 1.0, rank=2), in_dims=(None, 0, None, None))
+    right, wrong = inverse(torch.zeros(2), {"sign": torch.tensor([1.0, -1.0])}, torch.ones(1, 2), v)
+    assert_close(right, v / 2)
+    assert wrong.isnan().all()

@@ -76,10 +76,12 @@ def _eigenpairs(images: Tensor, basis: Tensor, eps: float) -> tuple[Tensor, Tens
     shifted = images + shift * basis  # Ωᵀ(A + νI)
     core = _symmetric(basis @ shifted.mT)
     factor, fault = torch.linalg.cholesky_ex(core)
+    good = fault == 0
+    factor = torch.where(good, factor, torch.eye(len(core), dtype=core.dtype, device=core.device))  # the SVD refuses NaN
     sketch = torch.linalg.solve_triangular(factor, shifted, upper=False)  # (A + νI) ≈ sketchᵀ sketch
     _, roots, vectors = torch.linalg.svd(sketch, full_matrices=False)
     values = (roots.square() - shift).clamp(min=0)
-    return vectors, tracing.raise_or_nan(fault == 0, values, partial(_not_semidefinite, core))
+    return vectors, tracing.raise_or_nan(good, values, partial(_not_semidefinite, core))
 
 
 def _shift(images: Tensor, basis: Tensor, eps: float) -> Tensor:
@@ -87,6 +89,7 @@ def _shift(images: Tensor, basis: Tensor, eps: float) -> Tensor:
     # A larger ν makes a larger error, of about ν D/r. For half precision the worst case of rounding would be far too much, so
     # take what is needed: the noise of products shows, because it makes Ωᵀ A Ω asymmetric, or some eigenvalue negative.
     size, rounding = torch.linalg.matrix_norm(images), torch.finfo(images.dtype).eps
+    size = torch.where(size > 0, size, 1.0)  # the zero matrix
     worst, least = 8 * eps * size, 8 * rounding * size
     if eps <= rounding:
         return worst
