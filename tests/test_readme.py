@@ -78,6 +78,12 @@ def test_links_and_pictures_exist(page):
         assert (page.parent / target).exists(), target
 
 
+@every_page
+def test_named_files_exist(page):
+    for path in re.findall(r"`((?:pure_batchops|tests|benchmarks)/[\w./]+)`", prose(page)):
+        assert (ROOT / path).exists(), path
+
+
 def test_every_page_and_picture_is_linked():
     linked = {(page.parent / target).resolve() for page in PAGES for target in re.findall(r"\]\(([^)#]+)\)", prose(page))}
     assert linked >= {page.resolve() for page in PAGES if page != README}
