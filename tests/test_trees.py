@@ -47,8 +47,12 @@ BAD = {
     "leaf that is none": (replaced("0.bias", None), TypeError, "got NoneType at '0.bias'"),
     "none": (None, TypeError, "v must be a tensor or a tree of tensors like params, got NoneType"),
     "number": (1.0, TypeError, "got float"),
-    "list": (list(V.values()), ValueError, "v must have the leaves '0.weight'"),
-    "list of numbers": ([1.0] * D, ValueError, "v must have the leaves"),
+    "list": (
+        list(V.values()),
+        TypeError,
+        r"got a list of 4; .*as torch.autograd.grad returns it, use dict\(zip\(params, v\)\)",
+    ),
+    "list of numbers": ([1.0] * D, TypeError, f"v must be a tensor or a tree of tensors like params, got a list of {D}"),
 }
 
 
@@ -193,7 +197,11 @@ OPTIONS = {
     "seed": (lambda: pb.monte_carlo_fisher(P.model, "gaussian", seed=0.5), TypeError, "seed must be a whole number"),
     "batch_dim": (lambda: pb.sample_losses(P.model, P.criterion, "x"), TypeError, "batch_dim must be the number of an axis"),
     "blocks": (lambda: pb.block_diagonal(pb.hessian(LOSS), "0.*"), TypeError, "blocks must be a list of names"),
-    "a block": (lambda: pb.block_diagonal(pb.hessian(LOSS), ["0.*", 3]), TypeError, "parameters are picked by names.*got int"),
+    "a block": (
+        lambda: pb.block_diagonal(pb.hessian(LOSS), ["0.*", 3]),
+        TypeError,
+        "parameters must be picked by names.*got int",
+    ),
     "no blocks": (lambda: pb.block_diagonal(pb.hessian(LOSS), []), ValueError, "at least one block"),
 }
 

@@ -41,6 +41,7 @@ def batch_operation(
     Examples:
         The matrix diag(mean of xᵢ²), which a user adds as an operation of their own:
 
+        >>> import torch
         >>> def at(params, buffers, batch):
         ...     scale = batch.square().mean(0)
         ...     return lambda v: {"w": scale * v["w"]}

@@ -39,9 +39,10 @@ def conjugate_gradient(
         ValueError: if regularization is negative, tolerance not between 0 and 1, or max_steps not positive. The operation
             raises it for a v that is not finite.
         torch.linalg.LinAlgError: by the operation, if the tolerance is not reached or negative curvature is met;
-            `conjugate_gradient_solution` returns what was result.
+            `conjugate_gradient_solution` returns what was found.
 
     Examples:
+        >>> import torch
         >>> from pure_batchops import hessian
         >>> op = hessian(lambda params, buffers, x: (params * x).square().sum(1) / 2)
         >>> inverse = conjugate_gradient(op, 1.0)

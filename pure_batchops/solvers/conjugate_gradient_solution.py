@@ -55,6 +55,7 @@ def conjugate_gradient_solution(
         ValueError: as `conjugate_gradient`.
 
     Examples:
+        >>> import torch
         >>> from pure_batchops import hessian
         >>> solve = conjugate_gradient_solution(hessian(lambda params, buffers, x: -(params * x) ** 2), 1.0)
         >>> solve(torch.zeros(1), {}, torch.tensor([1.0]), torch.tensor([1.0])).negative_curvature
