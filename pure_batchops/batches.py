@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import RandomSampler
 
 from pure_batchops.trees import leaves, named_leaves, tree_flatten, tree_map, tree_unflatten
 from pure_batchops.types import Batch, Tree
@@ -103,39 +102,6 @@ def split(batch: Batch, n: int, axis: int) -> tuple[Callable[..., Batch], list[T
         return part.movedim(axis, 0).unsqueeze(axis % part.dim() + 1)
 
     return alone, [by_sample(part) for part, of_one in zip(parts, is_split, strict=True) if of_one]
-
-
-def reiterable(name: str, batches: Iterable[Batch]) -> Iterable[Batch]:
-    """The batches, if they can be read more than once.
-
-    Returns:
-        The batches.
-
-    Raises:
-        ValueError: if they are an iterator.
-    """
-    if isinstance(batches, Iterator):
-        msg = f"{name} must be iterable again, as a list or a DataLoader is, got a {type(batches).__name__}"
-        raise ValueError(msg)
-    return batches
-
-
-def in_one_order(name: str, batches: Iterable[Batch]) -> Iterable[Batch]:
-    """The batches, if they can be read more than once, and come in the same order each time.
-
-    Returns:
-        The batches.
-
-    Raises:
-        ValueError: if they are an iterator, or a DataLoader that shuffles.
-    """
-    if isinstance(getattr(batches, "sampler", None), RandomSampler):
-        msg = (
-            f"{name} must come in one order each time that they are read, got a DataLoader that shuffles; make it "
-            "with shuffle=False"
-        )
-        raise ValueError(msg)
-    return reiterable(name, batches)
 
 
 def part(batch: Batch, start: int, size: int, axis: int, n: int) -> Batch:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.batches import chunks, in_one_order, n_points
+from pure_batchops.batches import chunks, n_points
 from pure_batchops.budget import fitting
 from pure_batchops.gradients.maps import SampleGradients
 from pure_batchops.gradients.routes import gradients_of_samples
@@ -15,6 +15,7 @@ from pure_batchops.gradients.sample import formed_rows
 from pure_batchops.losses.shared import without_shared
 from pure_batchops.operations.operation import at_point
 from pure_batchops.rows import width
+from pure_batchops.streams import in_one_order
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import device_of, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree

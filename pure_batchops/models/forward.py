@@ -1,6 +1,5 @@
 """A module as a pure function, `forward(params, buffers, inputs) -> outputs`."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +34,7 @@ def pure_forward(model: nn.Module | Forward) -> Forward:
     refuse_impure_modules(model)
     skeleton = skeleton_of(model)
     shapes = {name: tensor.shape for name, tensor in [*skeleton.named_parameters(), *skeleton.named_buffers()]}
-    takes_several = not _accepts_one_argument(inspect.signature(skeleton.forward))
+    takes_several = not checks.accepts(skeleton.forward, None)
     attention, run = attention_switch(skeleton), purity_check(model)
     in_place = any(getattr(module, "inplace", False) for module in model.modules())
 
@@ -91,11 +90,3 @@ def _arguments(inputs: Tree, *, takes_several: bool) -> tuple[tuple[Any, ...], d
     if takes_several and isinstance(inputs, dict):
         return (), inputs
     return (tuple(inputs) if takes_several and isinstance(inputs, (tuple, list)) else (inputs,)), {}
-
-
-def _accepts_one_argument(signature: inspect.Signature) -> bool:
-    try:
-        signature.bind(None)
-    except TypeError:
-        return False
-    return True

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.batches import reiterable
 from pure_batchops.noise import normal
 from pure_batchops.rows import RowFunction, row_map, width
 from pure_batchops.solvers.inverse import LinAlgError, dots, operation_on_rows, rows_of
+from pure_batchops.streams import reiterable
 from pure_batchops.tracing import raise_or_nan
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import device_of, leaves

@@ -1,6 +1,5 @@
-"""Checks of options. A factory calls them before it sees any tensor of the problem."""
+"""Options that are numbers. A 0-dim tensor is read wherever its value can be read, and is NaN where it is wrong and cannot."""
 
-import inspect
 import math
 import numbers
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure_batchops import torch_privates, tracing
+from pure_batchops import tracing
 
 
 def positive(name: str, value: Any) -> float | Tensor:
@@ -89,75 +88,6 @@ def seed(name: str, value: Any) -> int | Tensor:
         msg = f"{name} must be at least 0, got {int(value)}"
         raise ValueError(msg)
     return value.to(torch.int64)
-
-
-def function(name: str, value: Any) -> None:
-    """Something that can be called."""
-    if not callable(value):
-        msg = f"{name} must be a function, got {type(value).__name__}"
-        raise TypeError(msg)
-
-
-def function_or_none(name: str, value: Any) -> None:
-    """Something that can be called, or None."""
-    if value is not None:
-        function(name, value)
-
-
-def loss(value: Any) -> None:
-    """A function of params, buffers and batch; a module is a model or a criterion, from which one is made."""
-    if isinstance(value, torch.nn.Module):
-        msg = (
-            "loss must be a function (params, buffers, batch) -> (n,), as sample_losses(model, criterion) makes one, got the "
-            f"module {type(value).__name__}"
-        )
-        raise TypeError(msg)
-    function("loss", value)
-
-
-def boolean(name: str, value: Any) -> None:
-    """True or False."""
-    if not isinstance(value, bool):
-        msg = f"{name} must be True or False, got {value!r}"
-        raise TypeError(msg)
-
-
-def operation(name: str, value: Any) -> None:
-    """A function `(params, buffers, batch, v) -> product`, but no result of a transform of torch.func."""
-    function(name, value)
-    if tracing.compiling():  # the compiler cannot trace what follows
-        return
-    if not _takes(value, 4):
-        msg = (
-            f"{name} must be an operation (params, buffers, batch, v) -> product, got a function of other arguments; "
-            "hessian(loss) or gauss_newton(loss) make one of a loss"
-        )
-        raise TypeError(msg)
-    if torch_privates.is_transformed(value):
-        msg = (
-            f"{name} must not be the result of a transform of torch.func, whose {name}.at is that of the operation inside; "
-            "transform what is made of the operation, as in torch.vmap(trace(op), in_dims=...)"
-        )
-        raise TypeError(msg)
-
-
-def _takes(value: Any, count: int) -> bool:
-    """Whether a function can be called with so many arguments; a function that does not tell can."""
-    try:
-        inspect.signature(value).bind(*[None] * count)
-    except TypeError:
-        return False
-    except ValueError:  # it has no signature
-        return True
-    return True
-
-
-def option(name: str, value: Any, known: tuple[str, ...]) -> str:
-    """One of the names known."""
-    if value not in known:
-        msg = f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}"
-        raise ValueError(msg)
-    return str(value)
 
 
 def axis(name: str, value: Any) -> int:
