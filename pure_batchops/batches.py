@@ -4,7 +4,7 @@ One question decides everything here: does a tensor have the axis of the samples
 is shared by all samples.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,12 @@ from pure_batchops.types import Batch, Tree
 
 def has_samples(leaf: Any, axis: int, n: int | None = None) -> bool:
     """Whether a leaf of a batch is a tensor with the axis of the samples, n of them if n is given."""
-    return isinstance(leaf, Tensor) and -leaf.dim() <= axis < leaf.dim() and n in (None, leaf.shape[axis])
+    return isinstance(leaf, Tensor) and _reaches(leaf.shape, axis, n)
+
+
+def _reaches(shape: Sequence[int], axis: int, n: int | None = None) -> bool:
+    """Whether a shape has an axis, of length n if n is given."""
+    return -len(shape) <= axis < len(shape) and n in (None, shape[axis])
 
 
 def pair(batch: Batch, batch_dim: int = 0) -> tuple[Tree, Tree]:
@@ -48,14 +53,15 @@ def length(what: str, tree: Tree, batch_dim: int = 0) -> int:
     Raises:
         ValueError: if a tensor with axes lacks this one, lengths differ, or there is no sample.
     """
-    tensors = [leaf for leaf in leaves(tree) if isinstance(leaf, Tensor) and leaf.dim() > 0]
-    lengths = [leaf.shape[batch_dim] if has_samples(leaf, batch_dim) else None for leaf in tensors]
+    # Each shape is read once: a function mode around the loss would intercept every further question to a tensor.
+    shapes = [shape for leaf in leaves(tree) if isinstance(leaf, Tensor) and len(shape := leaf.shape) > 0]
+    lengths = [shape[batch_dim] if _reaches(shape, batch_dim) else None for shape in shapes]
     # A set of lengths would fix the size under torch.compile, which then compiles again for each size.
     if not lengths or any(n is None or n != lengths[0] for n in lengths):
-        seen = f"the shapes {', '.join(str(tuple(leaf.shape)) for leaf in tensors)}" if tensors else "no tensor with axes"
+        seen = f"the shapes {', '.join(str(tuple(shape)) for shape in shapes)}" if shapes else "no tensor with axes"
         msg = f"{what} must have one number of samples along axis {batch_dim}, got {seen}"
         raise ValueError(msg)
-    n = tensors[0].shape[batch_dim]
+    n = shapes[0][batch_dim]
     if n == 0:
         msg = f"{what} must hold at least one sample, got an empty batch"
         raise ValueError(msg)
