@@ -54,7 +54,7 @@ def length(what: str, tree: Tree, batch_dim: int = 0) -> int:
         ValueError: if a tensor with axes lacks this one, lengths differ, or there is no sample.
     """
     # Each shape is read once: a function mode around the loss would intercept every further question to a tensor.
-    shapes = [shape for leaf in leaves(tree) if isinstance(leaf, Tensor) and len(shape := leaf.shape) > 0]
+    shapes = [shape for shape in (leaf.shape for leaf in leaves(tree) if isinstance(leaf, Tensor)) if len(shape) > 0]
     lengths = [shape[batch_dim] if _reaches(shape, batch_dim) else None for shape in shapes]
     # A set of lengths would fix the size under torch.compile, which then compiles again for each size.
     if not lengths or any(n is None or n != lengths[0] for n in lengths):
