@@ -76,7 +76,7 @@ def tappable_weights(loss_of_one: Callable[..., Tensor], leaves: list[Tensor], s
     def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = function(*args, **kwargs)
         use = parameter_use(numbers, function, args, kwargs)
-        if holds_tensor(output):
+        if use is not None and holds_tensor(output):
             others.update(use.others)
             others.update(number for number in (use.bias,) if number is not None)
             if use.call is not None and use.weight is not None:
@@ -141,7 +141,7 @@ def _value_of_one(
 
     def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         use = parameter_use(numbers, function, args, kwargs)
-        if use.call is None or use.kind is None or use.weight is None or len(seen.inputs) == len(taps):
+        if use is None or use.call is None or use.kind is None or use.weight is None or len(seen.inputs) == len(taps):
             return function(*args, **kwargs)
         output = use.call.with_weight(leaves[use.weight]) + taps[len(seen.inputs)]
         seen.numbers.append(use.weight)
