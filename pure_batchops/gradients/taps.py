@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from pure_batchops.gradients.calls import FunctionCalls, holds_tensor, parameter_use
+from pure_batchops.gradients.flag import IdentityWithFlag
 from pure_batchops.gradients.layer import LayerKind, LayerRecord, Options
 
 Taps = list[tuple[int, Tensor]]
@@ -34,28 +35,6 @@ class LayerGradients(NamedTuple):
     records: dict[int, list[LayerRecord]]
     gradients: dict[int, Tensor]
     unseen_uses: Tensor | None
-
-
-class IdentityWithFlag(torch.autograd.Function):
-    """Identity on the weight. `flag` receives the gradient 1 whenever the weight is used, even if the weight's own is zero."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, flag: Tensor) -> Tensor:  # noqa: ARG004
-        return weight.view_as(weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def jvp(ctx: Any, weight: Tensor, flag: Tensor) -> Tensor:  # noqa: ARG004
-        return weight.view_as(weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG004
-        return gradient, gradient.new_ones(())
 
 
 class _Intercepted(NamedTuple):
