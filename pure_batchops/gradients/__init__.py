@@ -55,7 +55,7 @@ The one pass needs a loss whose samples are known to be independent. `sample_los
 `models/row_by_row.py`.
 
 **The files.** layer (what a kind says, and what follows from it) · linear, convolution, embedding (one kind each) · kinds (the
-table) · calls (the calls inside a loss, and who is a weight) · one_pass · taps, by_vmap · single (one sample out of a batch) ·
-mixing (does a sample depend on others?) · by_chunks (norms of unformed gradients) · maps (J as linear maps) · routes (the
-choice) · sample, norms, mean (the public functions).
+table) · calls (the calls inside a loss, and who is a weight) · one_pass · flag (was a weight used?), taps, by_vmap · single
+(one sample out of a batch) · mixing (does a sample depend on others?) · by_chunks (norms of unformed gradients) · maps (J as
+linear maps) · routes (the choice) · sample, norms, mean (the public functions).
 """

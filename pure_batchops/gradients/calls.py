@@ -1,6 +1,6 @@
 """The calls of functions of torch inside a loss, and which parameters they use, as weight, as bias or otherwise."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.overrides import TorchFunctionMode
 
-from pure_batchops.gradients.kinds import layer_call
+from pure_batchops.gradients.kinds import KINDS, layer_call
 from pure_batchops.gradients.layer import LayerCall, LayerKind
 from pure_batchops.torch_privates import attention_seen_by_modes
 from pure_batchops.trees import tree_flatten
@@ -47,9 +47,13 @@ class ParameterUse(NamedTuple):
     others: list[int]
 
 
-def parameter_use(numbers: dict[int, int], function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ParameterUse:
-    """How a call uses the parameters whose numbers are known by the `id` of their leaves."""
-    others = [numbers[id(part)] for part in _parts((*args, *kwargs.values())) if id(part) in numbers]
+def parameter_use(
+    numbers: dict[int, int], function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ParameterUse | None:
+    """How a call uses the parameters, known by the `id` of their leaves; None if it is no layer and uses none."""
+    others = _numbers_in(numbers, (*args, *kwargs.values()))
+    if function not in KINDS:
+        return ParameterUse(None, None, None, None, others) if others else None
     kind, call = layer_call(function, args, kwargs) or (None, None)
     if call is None:
         return ParameterUse(None, None, None, None, others)
@@ -60,13 +64,16 @@ def parameter_use(numbers: dict[int, int], function: Any, args: tuple[Any, ...],
     return ParameterUse(kind, call, weight, bias, others)
 
 
-def holds_tensor(result: Any) -> bool:
+def holds_tensor(output: Any) -> bool:
     """Whether a call gave a tensor, not a shape or a dtype."""
-    return any(isinstance(part, Tensor) for part in _parts((result,)))
+    return isinstance(output, Tensor) or any(isinstance(part, Tensor) for part in tree_flatten(output)[0])
 
 
-def _parts(arguments: Iterable[Any]) -> Iterator[Any]:
-    """The leaves of arguments. Most are leaves themselves; torch is slow to find that out."""
-    for argument in arguments:
-        is_leaf = isinstance(argument, torch.Size) or not isinstance(argument, (tuple, list, dict))
-        yield from (argument,) if is_leaf else tree_flatten(argument)[0]
+def _numbers_in(numbers: dict[int, int], arguments: Iterable[Any]) -> list[int]:
+    found: list[int] = []
+    for argument in arguments:  # most are leaves; torch is slow to find that out
+        if isinstance(argument, (tuple, list, dict)) and not isinstance(argument, torch.Size):
+            found += [numbers[id(part)] for part in tree_flatten(argument)[0] if id(part) in numbers]
+        elif id(argument) in numbers:
+            found.append(numbers[id(argument)])
+    return found

@@ -118,17 +118,17 @@ def weight_gradients(record: LayerRecord, like: Tensor) -> Tensor:
 def bias_gradients(record: LayerRecord, like: Tensor) -> Tensor:
     """The gradient of the bias for each sample, `(n, *bias)`."""
     axis, delta = record.kind.bias_axis, record.delta
-    delta = delta if axis == -1 else delta.movedim(axis + 1 if axis >= 0 else axis, -1)
-    return delta.reshape(len(delta), -1, len(like)).sum(1)
+    if delta.numel() == len(delta) * len(like):  # at a single position there is nothing to sum
+        return delta.reshape(len(delta), len(like))
+    return delta.movedim(axis + 1 if axis >= 0 else axis, -1).reshape(len(delta), -1, len(like)).sum(1)
 
 
 def squared_norms(records: list[LayerRecord], like: Tensor) -> Tensor:
     """‖∇ℓᵢ‖² of a weight that all these calls share, `(n,)`, in at least single precision."""
     (kind, options, x, delta), *more = records
-    if kind.squared_norms is not None and not more:
-        norms = kind.squared_norms(x, delta, like, options)
-        if norms is not None:
-            return norms
+    norms = None if kind.squared_norms is None or more else kind.squared_norms(x, delta, like, options)
+    if norms is not None:
+        return norms
 
     def of_one(*pairs: Tensor) -> Tensor:
         inputs, deltas = pairs[: len(records)], pairs[len(records) :]

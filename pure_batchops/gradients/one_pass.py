@@ -51,7 +51,8 @@ def gradients_by_one_pass(
     if reasons:
         return tracing.refused("one pass", reasons[0])
     deltas = torch.autograd.grad(losses.sum(), [call.output for call in calls])
-    return _layer_gradients(calls, deltas, flat, losses.detach(), held)
+    with torch.no_grad():
+        return _layer_gradients(calls, deltas, flat, losses.detach(), held)
 
 
 def _recorded(
@@ -65,6 +66,8 @@ def _recorded(
     """The output of a call. The call is added to `calls`, or a reason against it to `reasons`."""
     output = function(*args, **kwargs)
     use = parameter_use(numbers, function, args, kwargs)
+    if use is None:
+        return output
     if use.call is not None and not use.call.has_rows:
         reasons.append("a layer has no axis of samples")
     if (use.weight is None and use.bias is None and not use.others) or not holds_tensor(output):
@@ -106,7 +109,7 @@ def _layer_gradients(
     records: dict[int, list[LayerRecord]] = {}
     gradients: dict[int, Tensor] = {}
     for call, delta in zip(calls, deltas, strict=True):
-        x = call.x.detach().unsqueeze(1)  # each row is a sample with a batch axis of length one
+        x = call.x.unsqueeze(1)  # each row is a sample with a batch axis of length one
         record = LayerRecord(call.kind, call.options, x, like_input(delta.unsqueeze(1), x))
         records.setdefault(call.weight, []).append(record)
         if call.bias is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from pure_batchops.gradients.calls import FunctionCalls, holds_tensor, parameter_use
+from pure_batchops.gradients.flag import IdentityWithFlag
 from pure_batchops.gradients.layer import LayerKind, LayerRecord, Options
 
 Taps = list[tuple[int, Tensor]]
@@ -36,28 +37,6 @@ class LayerGradients(NamedTuple):
     unseen_uses: Tensor | None
 
 
-class IdentityWithFlag(torch.autograd.Function):
-    """Identity on the weight. `flag` receives the gradient 1 whenever the weight is used, even if the weight's own is zero."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, flag: Tensor) -> Tensor:  # noqa: ARG004
-        return weight.view_as(weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def jvp(ctx: Any, weight: Tensor, flag: Tensor) -> Tensor:  # noqa: ARG004
-        return weight.view_as(weight)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG004
-        return gradient, gradient.new_ones(())
-
-
 class _Intercepted(NamedTuple):
     """What a run under vmap intercepts, call by call: the leaf, the kind and its options, and the input."""
 
@@ -76,7 +55,7 @@ def tappable_weights(loss_of_one: Callable[..., Tensor], leaves: list[Tensor], s
     def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = function(*args, **kwargs)
         use = parameter_use(numbers, function, args, kwargs)
-        if holds_tensor(output):
+        if use is not None and holds_tensor(output):
             others.update(use.others)
             others.update(number for number in (use.bias,) if number is not None)
             if use.call is not None and use.weight is not None:
@@ -141,7 +120,7 @@ def _value_of_one(
 
     def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         use = parameter_use(numbers, function, args, kwargs)
-        if use.call is None or use.kind is None or use.weight is None or len(seen.inputs) == len(taps):
+        if use is None or use.call is None or use.kind is None or use.weight is None or len(seen.inputs) == len(taps):
             return function(*args, **kwargs)
         output = use.call.with_weight(leaves[use.weight]) + taps[len(seen.inputs)]
         seen.numbers.append(use.weight)
