@@ -72,9 +72,14 @@ def of_layers(gradients: LayerGradients, trust: Tensor | float, params: Params) 
     if records:
         return SampleGradients(losses, push, pull, norms, None, None, "by layer", NUMBERS_AT_ONCE)
     held = [matrices[number] for number in range(len(flat))]
+    if is_uniform(params):
+        return _of_rows(held, losses, trust, push, pull)
+    return SampleGradients(losses, push, pull, norms, partial(_trusted, held, trust), None, "held", NUMBERS_AT_ONCE)
+
+
+def _of_rows(held: list[Tensor], losses: Tensor, trust: Tensor | float, push: LinearMap, pull: LinearMap) -> SampleGradients:
+    """J from formed gradients of one dtype and device, which multiply rows too."""
     rows = partial(_trusted, held, trust)
-    if not is_uniform(params):
-        return SampleGradients(losses, push, pull, norms, rows, None, "held", NUMBERS_AT_ONCE)
     # Below a size we join the leaves into one matrix: there, the number of calls matters more than the copy.
     blocks = [torch.cat(held, 1)] if sum(matrix.numel() for matrix in held) <= NUMBERS_JOINED else held
     on_rows = RowMaps(partial(_push_rows, blocks, trust, losses.dtype), partial(_pull_rows, blocks))
