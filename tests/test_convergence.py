@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from tests.test_eigenpairs import check, ends, every_end
-from tests.test_estimators import at_matrix, multiplication, symmetric
+from tests.matrices import at_matrix, multiplication, symmetric
+from tests.pairs import check, ends, every_end
 
 SIZE = 150  # more than the steps
 FALLING = symmetric(0.7 ** torch.arange(SIZE, dtype=torch.float64) - 0.5 * 0.6 ** torch.arange(SIZE - 1, -1, -1.0).double())

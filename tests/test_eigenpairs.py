@@ -22,34 +22,14 @@ from tests.matrices import (
     point_of_log_cosh,
     symmetric,
 )
+from tests.pairs import WHICH, check, ends, every_end
 from tests.strategies import problem, problems, seeds
 from tests.tables import ROWS, Row, close, every_row, few
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("scipy", reason="an optional extra")
-WHICH = ("largest", "smallest", "both")
 both_methods = pytest.mark.parametrize("method", ["lanczos", "scipy"])
-every_end = pytest.mark.parametrize("which", WHICH)
 small = problems(["one", "tied", "sequence"])  # all steps are as many products as there are parameters
-
-
-def ends(ascending, k, which):
-    """The end of an ascending spectrum, as eigenpairs orders it."""
-    if which == "smallest":
-        return ascending[:k]
-    top = k if which == "largest" else -(-k // 2)
-    return torch.cat([ascending.flip(0)[:top], ascending[: k - top].flip(0)])
-
-
-def check(matrix, pairs, k, which, **tolerance):
-    """Eigenpairs are those of the dense matrix, unit, orthogonal, and their residuals true."""
-    values, vectors, residuals = pairs
-    assert_close(values, ends(torch.linalg.eigvalsh(matrix), k, which), **tolerance)
-    scale = torch.linalg.matrix_norm(matrix, 2) + 1e-300
-    true = (vectors @ matrix.T - values[:, None] * vectors).norm(dim=1)
-    assert_close(residuals / scale, true / scale, **tolerance)
-    assert_close(true / scale, torch.zeros_like(true), **tolerance)
-    assert_close(vectors @ vectors.T, torch.eye(k, dtype=vectors.dtype), **tolerance)
 
 
 def tridiagonal(matrix, starts, steps):

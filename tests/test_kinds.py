@@ -12,7 +12,7 @@ import pure_batchops as pb
 from pure_batchops.gradients.kinds import KINDS
 from pure_batchops.gradients.layer import LayerKind, call_of
 from pure_batchops.testing import gradient_route, only_torch_func
-from tests.test_layers import agrees
+from tests.layers import agrees
 
 
 def read_group_norm(args, kwargs):

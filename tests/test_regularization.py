@@ -5,8 +5,9 @@ import torch
 from torch.testing import assert_close
 
 import pure_batchops as pb
+from tests.marks import compiles_within
+from tests.matrices import at_matrix, multiplication, symmetric
 from tests.strategies import flat, problem, vectors
-from tests.test_estimators import at_matrix, compiles_within, multiplication, symmetric
 
 PROBLEM = problem("perceptron")
 OP, VECTOR = pb.gauss_newton(PROBLEM.loss), flat(vectors(PROBLEM.params, 2, 0), 2)

@@ -6,8 +6,8 @@ from torch.testing import assert_close
 
 import pure_batchops as pb
 from pure_batchops.noise import normal, signs, uniform
+from tests.matrices import members_of
 from tests.strategies import problem
-from tests.test_estimators import members_of
 
 NOISE = {
     "uniform": lambda seed: uniform(seed, (5, 3), torch.empty(0)),
