@@ -80,7 +80,9 @@ def test_gradients_and_norms_are_those_of_a_loop(name, wrapped, monkeypatch):
     assert_close(pb.value_and_gradient(loss)(*point), (loss(*point).mean(), mean))
     for held in (1, 5 * 20):
         monkeypatch.setattr("pure_batchops.gradients.norms.HELD", held)
-        assert_close(pb.gradient_norms(loss)(*point), plain_norms(rows))
+        norms = pb.gradient_norms(loss)(*point)
+        assert_close(norms, plain_norms(rows))
+        assert not norms.requires_grad  # no graph of the package's own is left behind
 
 
 def test_norms_of_large_layers_never_form_the_gradients(caplog):
@@ -92,6 +94,7 @@ def test_norms_of_large_layers_never_form_the_gradients(caplog):
     assert caplog.messages[-2].startswith("gradients of samples: by layer")
     assert_close(norms, pb.gradient_norms(loss, sample_chunk_size=7)(params, buffers, batch))
     assert gradient_route(loss, params, buffers, batch) == "by layer"
+    assert not norms.requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

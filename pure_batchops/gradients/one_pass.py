@@ -109,7 +109,7 @@ def _layer_gradients(
     records: dict[int, list[LayerRecord]] = {}
     gradients: dict[int, Tensor] = {}
     for call, delta in zip(calls, deltas, strict=True):
-        x = call.x.unsqueeze(1)  # each row is a sample with a batch axis of length one
+        x = call.x.detach().unsqueeze(1)  # each row is a sample with a batch axis of length one
         record = LayerRecord(call.kind, call.options, x, like_input(delta.unsqueeze(1), x))
         records.setdefault(call.weight, []).append(record)
         if call.bias is not None:
