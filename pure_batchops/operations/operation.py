@@ -115,7 +115,8 @@ def operation_of(
             whole = multiplication(params, buffers, batch)
             if form.vectors is None or isinstance(whole, OnRows):
                 return products(whole, form, None)
-            inside = OnTrees(lambda row: multiplication(params, buffers, batch).multiply(row))  # C5
+            here = multiplication  # C2
+            inside = OnTrees(lambda row: here(params, buffers, batch).multiply(row))  # C5
             return products(inside, form, chunk_size or form.vectors)
         if single_product is not None and form.vectors is None:
             single = single_product(params, buffers, batch, form.tree())
