@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pure_batchops as pb
-from pure_batchops.operations.operation import with_at
+from pure_batchops.operations.derived import with_at
 from pure_batchops.testing import AVERAGE_LAWS, LAWS, check_average, check_operation
 from pure_batchops.testing.case import copied
 from pure_batchops.trees import map_leaves

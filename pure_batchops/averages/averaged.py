@@ -7,7 +7,7 @@ from pure_batchops import checks
 from pure_batchops.averages.folds import average_fold
 from pure_batchops.averages.state import average_result, average_start
 from pure_batchops.averages.stream import Progress, Weight, weighted_product, weighted_products
-from pure_batchops.operations.operation import with_at
+from pure_batchops.operations.derived import with_at
 from pure_batchops.points import saw_points
 from pure_batchops.streams import reiterable
 from pure_batchops.trees import device_of, move

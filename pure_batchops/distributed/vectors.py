@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.distributed.ranks import Group, agreed, check_group, in_time, place
-from pure_batchops.operations.operation import derived
+from pure_batchops.operations.derived import derived
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import Operation, Params, Tree, Vector
 from pure_batchops.vectors import vector_form

@@ -13,7 +13,7 @@ from pure_batchops.gradients.maps import SampleGradients
 from pure_batchops.gradients.routes import gradients_of_samples
 from pure_batchops.gradients.sample import formed_rows
 from pure_batchops.losses.shared import without_shared
-from pure_batchops.operations.operation import at_point
+from pure_batchops.operations.derived import at_point
 from pure_batchops.rows import width
 from pure_batchops.streams import in_one_order
 from pure_batchops.traits import traits_of

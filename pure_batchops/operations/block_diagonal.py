@@ -5,7 +5,7 @@ from functools import partial
 
 from pure_batchops import checks
 from pure_batchops.models.selection import selected
-from pure_batchops.operations.operation import at_point, with_at
+from pure_batchops.operations.derived import at_point, with_at
 from pure_batchops.traits import traits_of
 from pure_batchops.types import Batch, Buffers, Operation, Params, Selection, Term, Traits, Vector
 from pure_batchops.vectors import vector_form

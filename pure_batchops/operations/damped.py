@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.operations.operation import derived
+from pure_batchops.operations.derived import derived
 from pure_batchops.trees import map_leaves
 from pure_batchops.types import Operation, Params, Vector
 from pure_batchops.vectors import vector_form

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pure_batchops import tracing
 from pure_batchops.layouts import Layout, layout_of
-from pure_batchops.operations.operation import at_point, with_at
+from pure_batchops.operations.derived import at_point, with_at
 from pure_batchops.rows import RowFunction, RowMap, row_map, width
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
 from pure_batchops.vectors import Form, form_in, vector_form
