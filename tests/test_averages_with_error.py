@@ -175,9 +175,9 @@ def test_ensemble_by_vmap_is_the_loop_inside_and_outside():
 
 def test_too_few_batches_are_refused():
     mean_op = pb.averaged_with_error(scaling)
-    with pytest.raises(ValueError, match="at least two that count, to have a standard error, got 1"):
+    with pytest.raises(ValueError, match="at least two of positive weight to have a standard error, got 1"):
         mean_op(PARAMS, {}, drawn([3], 0), ONES)
-    with pytest.raises(ValueError, match="at least two that count, to have a standard error, got 1"):
+    with pytest.raises(ValueError, match="at least two of positive weight to have a standard error, got 1"):
         pb.averaged_with_error(scaling, weight=lambda batch: len(batch["b"]) - 1)(PARAMS, {}, drawn([1, 2], 0), ONES)
     with pytest.raises(ValueError, match="total weight must be positive"):
         pb.averaged_with_error(scaling, weight=lambda batch: 0)(PARAMS, {}, drawn([1, 2], 0), ONES)

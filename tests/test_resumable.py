@@ -68,25 +68,25 @@ def test_average_killed_twenty_times_is_bit_for_bit_that_of_no_interruption(tmp_
 
 
 @pytest.mark.parametrize("form", ["flat", "rows", "tree"])
-def test_average_goes_on_where_it_stopped_and_multiplies_nothing_when_done(tmp_path, form):
+def test_average_goes_on_where_it_stopped_and_multiplies_one_batch_when_done(tmp_path, form):
     _, _, (params, buffers, data, v) = processes.job(5)
-    v = {"flat": v, "rows": torch.stack([v, -v, 0 * v]), "tree": {k: torch.ones_like(leaf) for k, leaf in params.items()}}[
-        form
-    ]
-    multiplied = []
+    forms = {"flat": v, "rows": torch.stack([v, -v, 0 * v]), "tree": {k: torch.ones_like(leaf) for k, leaf in params.items()}}
+    v, multiplied = forms[form], []
 
     def counting(*arguments):
         multiplied.append(1)
         return processes.job(5)[0](*arguments)
 
-    mean_op = pb.resumable(counting, tmp_path / "state.pt", every=2, name="counting")
-    mean_op(params, buffers, data[:3], v)
-    found = mean_op(params, buffers, data, v)  # more data, the old ones first
-    assert len(multiplied) == 5
-    torch.testing.assert_close(found, pb.averaged(processes.job(5)[0])(params, buffers, data, v), rtol=0, atol=0)
-    again = mean_op.at(params, buffers, data)(v)
-    assert len(multiplied) == 5
-    torch.testing.assert_close(again, found, rtol=0, atol=0)
+    for name, compared in (("counting", 0), (None, 1)):
+        multiplied.clear()
+        mean_op = pb.resumable(counting, tmp_path / f"{name}.pt", every=2, name=name)
+        mean_op(params, buffers, data[:3], v)
+        product = mean_op(params, buffers, data, v)  # more data, the old ones first
+        assert len(multiplied) == 5 + compared
+        torch.testing.assert_close(product, pb.averaged(processes.job(5)[0])(params, buffers, data, v), rtol=0, atol=0)
+        again = mean_op.at(params, buffers, data)(v)
+        assert len(multiplied) == 5 + 2 * compared
+        torch.testing.assert_close(again, product, rtol=0, atol=0)
 
 
 def test_trees_of_other_classes_and_ensembles_are_resumed(tmp_path):
@@ -116,22 +116,39 @@ def test_state_of_other_params_buffers_v_or_operation_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"must belong to this average, got one of {what}.*delete the file"):
             wrong(*arguments)
-    loss = processes.problem("perceptron").loss
+    loss, smooth = processes.problem("perceptron").loss, torch.nn.CrossEntropyLoss(label_smoothing=0.1)
     others = {
         "matrix": pb.hessian(loss),
         "wrapper": pb.damped(op, 0.1),
-        "criterion": pb.gauss_newton(pb.sample_losses(processes.problem("perceptron").model, torch.nn.MSELoss())),
-        "options": pb.gauss_newton(loss, chunk_size=3),
+        "criterion": pb.gauss_newton(pb.sample_losses(processes.problem("perceptron").model, smooth)),
+        "options": pb.inverse_harmonic_mean(loss, 0.1),
     }
     for different in others.values():
         with pytest.raises(ValueError, match="other operation"):
             pb.resumable(different, path)(params, buffers, data, v)
-    with pytest.raises(ValueError, match="other operation"):
+    with pytest.raises(ValueError, match="other weights"):
         pb.resumable(op, path, weight=lambda batch: 1)(params, buffers, data, v)
     with pytest.raises(ValueError, match="other operation"):
         pb.resumable(op, path, name="mine")(params, buffers, data, v)
     assert path.read_bytes() == before
     assert torch.equal(wrong(params, buffers, data, v), pb.averaged(op)(params, buffers, data, v))
+
+
+def test_same_product_is_the_same_operation(tmp_path):
+    path = tmp_path / "state.pt"
+    op, (params, buffers, data, v) = interrupted(path, 5)
+    before = path.read_bytes()
+    loss = processes.problem("perceptron").loss
+    same = {
+        "an option that changes no product": pb.gauss_newton(loss, chunk_size=3),
+        "another route": pb.gauss_newton(loss, held=0),
+        "a function around it": lambda *arguments: op(*arguments),
+        "a function around the loss": pb.gauss_newton(lambda *arguments: loss(*arguments)),
+    }
+    for other in same.values():
+        product = pb.resumable(other, path)(params, buffers, data, v)
+        torch.testing.assert_close(product, pb.averaged(op)(params, buffers, data, v))
+        path.write_bytes(before)
 
 
 SCALE = 1.0
@@ -141,33 +158,109 @@ def scaled(x):
     return SCALE * x
 
 
-def test_functions_are_told_apart_by_code_globals_defaults_and_closures(tmp_path, monkeypatch):
-    def square(scale):
-        return lambda params, buffers, x: scale * params * x
+class Scaling:
+    """A loss that is an object of the user's class."""
 
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, params, buffers, x):
+        return self.scale * params * x
+
+
+def test_operations_are_told_apart_by_what_they_compute_wherever_the_change_is(tmp_path, monkeypatch):
     def by_default(params, buffers, x, scale=2.0):
         return scale * params * x
 
-    losses = [
-        square(1.0),
-        square(2.0),
-        square(torch.tensor(2.0)),
-        by_default,
-        lambda params, buffers, x: params + x,
-        lambda params, buffers, x: params * x,
-        lambda params, buffers, x: scaled(params * x),
-    ]
-    from pure_batchops.averages.fingerprints import of_function
+    losses = {
+        "closure": lambda params, buffers, x: 3.0 * params * x,
+        "tensor": lambda params, buffers, x: torch.tensor(1.001) * params * x,
+        "default": by_default,
+        "code": lambda params, buffers, x: params + x,
+        "object": Scaling(2.0),
+    }
+    data = [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]
+    params, v = torch.tensor([1.0]), torch.tensor([1.0])
+    path = tmp_path / "state.pt"
+    by_global = pb.gauss_newton(lambda params, buffers, x: scaled(params * x))
+    pb.resumable(by_global, path, every=1)(params, {}, data[:1], v)
+    for loss in losses.values():
+        with pytest.raises(ValueError, match="another operation, which has another product with the first batch"):
+            pb.resumable(pb.gauss_newton(loss), path)(params, {}, data, v)
+    monkeypatch.setitem(globals(), "SCALE", 1.001)
+    with pytest.raises(ValueError, match="another operation"):
+        pb.resumable(by_global, path)(params, {}, data, v)
+    monkeypatch.setitem(globals(), "SCALE", 1.0)
+    expected = pb.averaged(by_global)(params, {}, data, v)
+    assert torch.equal(pb.resumable(pb.gauss_newton(Scaling(1.0)), path)(params, {}, data, v), expected)
 
-    found = [of_function(pb.gauss_newton(loss)) for loss in losses]
-    assert len(set(found)) == len(losses)
-    assert found[0] == of_function(pb.gauss_newton(square(1.0)))
-    monkeypatch.setitem(globals(), "SCALE", 3.0)
-    assert [of_function(pb.gauss_newton(loss)) for loss in losses[:-1]] == found[:-1]
-    assert of_function(pb.gauss_newton(losses[-1])) != found[-1]
-    cross_entropy = torch.nn.CrossEntropyLoss
-    kinds = [cross_entropy(), cross_entropy(label_smoothing=0.1), cross_entropy(torch.ones(3)), cross_entropy(torch.zeros(3))]
-    assert len({of_function(kind) for kind in kinds}) == 4
+
+def test_criteria_are_told_apart_by_their_options(tmp_path):
+    model, (_, _, arguments) = processes.problem("perceptron").model, processes.job(3)
+    params, buffers, _, v = arguments
+    inputs = processes.problem("perceptron").batch[0]
+    data = [(inputs, torch.arange(len(inputs)) % 3)]
+    weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    criteria = [{}, {"label_smoothing": 0.1}, {"weight": weights, "reduction": "sum"}]
+    for i, own in enumerate(criteria):
+        path = tmp_path / f"{i}.pt"
+        for options in (own, *(other for other in criteria if other is not own)):
+            op = pb.gauss_newton(pb.sample_losses(model, torch.nn.CrossEntropyLoss(**options)))
+            if options is own:
+                pb.resumable(op, path)(params, buffers, data, v)
+            else:
+                with pytest.raises(ValueError, match="another operation"):
+                    pb.resumable(op, path)(params, buffers, data, v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_small_change_of_one_number_among_many_is_seen(tmp_path, dtype):
+    """Of 100,000 numbers of the product, one that is not in the sample."""
+    params = torch.zeros(100_000, dtype=dtype)
+    data, v = [torch.ones(1, dtype=dtype)] * 2, torch.ones_like(params)
+
+    def op(place):
+        def at(params, buffers, batch):
+            ones = torch.ones_like(params)
+            ones[place] = 1000
+            return lambda u: u * ones
+
+        return pb.batch_operation(at)
+
+    path = tmp_path / "state.pt"
+    pb.resumable(op(54_321), path, every=1)(params, {}, data[:1], v)
+    pb.resumable(op(54_321), path)(params, {}, data, v)
+    with pytest.raises(ValueError, match="another operation"):
+        pb.resumable(op(slice(0)), path)(params, {}, data, v)
+
+
+def test_weights_of_all_batches_that_were_done_are_compared(tmp_path):
+    path = tmp_path / "state.pt"
+    op, (params, buffers, data, v) = interrupted(path, 5, weight=lambda batch: 2.0)
+    weights = iter([2.0, 2.0, 2.5])
+    with pytest.raises(ValueError, match="other weights, in which the batches that were done weigh 6.5 instead of 6"):
+        pb.resumable(op, path, weight=lambda batch: next(weights, 2.0))(params, buffers, data, v)
+    with pytest.raises(ValueError, match="one of other weights at"):  # though the first batch weighs 2 by its losses, too
+        pb.resumable(op, path)(params, buffers, data, v)
+
+
+def test_file_of_another_format_is_refused_and_says_so(tmp_path):
+    path = tmp_path / "state.pt"
+    _, (params, buffers, data, v) = interrupted(path, 5)
+    torch.save(torch.load(path, weights_only=True) | {"version": 1}, path)
+    with pytest.raises(ValueError, match="got a file of format 1 instead of 2.*delete the file"):
+        pb.resumable(never, path)(params, buffers, data, v)
+
+
+def test_batches_that_differ_in_a_single_number_are_others(tmp_path):
+    op = pb.batch_operation(lambda params, buffers, batch: lambda u: u * batch.mean())
+    one = torch.zeros(64, 64, dtype=torch.float64)  # with a first column that is constant, as a bias
+    for place in [(0, 0), (5, 1), (63, 63)]:
+        path, other = tmp_path / f"{place}.pt", one.clone()
+        other[place] = 1e-300
+        pb.resumable(op, path, every=1, name="mean")(torch.zeros(2), {}, [one], torch.ones(2))
+        with pytest.raises(ValueError, match="others among them"):
+            pb.resumable(op, path, name="mean")(torch.zeros(2), {}, [other, one], torch.ones(2))
 
 
 def test_other_batches_or_another_order_are_refused(tmp_path):
@@ -185,7 +278,7 @@ def test_full_disk_is_an_error_and_the_last_good_state_stays(tmp_path):
     op, (params, buffers, data, v) = interrupted(path, 5)
     before = path.read_bytes()
     (tmp_path / "state.pt.partial").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="state after 5 batches must be saved at .*what was saved there before stays"):
+    with pytest.raises(OSError, match="state after 5 batches must be saved at .*the last saved state is still there"):
         pb.resumable(op, path)(params, buffers, data, v)
     assert path.read_bytes() == before
     assert torch.equal(pb.resumable(op, path)(params, buffers, data, v), pb.averaged(op)(params, buffers, data, v))

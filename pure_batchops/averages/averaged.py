@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from pure_batchops import checks
+from pure_batchops import tracing
 from pure_batchops.averages.folds import average_fold
 from pure_batchops.averages.state import average_result, average_start
-from pure_batchops.averages.stream import Progress, Weight, weighted_product, weighted_products
+from pure_batchops.averages.stream import Progress, Weight, WeightedProduct, in_batch, stream_of
 from pure_batchops.operations.derived import with_at
 from pure_batchops.points import saw_points
 from pure_batchops.streams import reiterable
@@ -41,9 +41,9 @@ def averaged(
         be iterable again, as a list or a DataLoader is.
 
     Raises:
-        TypeError: if op, weight or progress is no function, or finite neither True nor False.
-        ValueError: if there is no batch, the total weight is zero, or the weight of a batch cannot be known. An error in a
-            batch names the number of the batch.
+        TypeError: if op, weight or progress is no function, or finite is neither True nor False.
+        ValueError: by the operation, if there is no batch, the total weight is zero, or the weight of a batch cannot be known.
+            An error in a batch names the number of the batch.
 
     Examples:
         >>> import torch
@@ -52,27 +52,36 @@ def averaged(
         >>> mean_op(torch.tensor([1.0]), {}, [torch.tensor([1.0, 2.0]), torch.tensor([4.0])], torch.tensor([1.0]))
         tensor([7.])
     """
-    stream = weighted_products(op, weight, finite=finite)
-    checks.function_or_none("progress", progress)
+    stream = stream_of(op, weight, progress, finite=finite)
 
     def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Vector:
-        batches = batches if progress is None else progress(batches)
-        state = average_fold(average_start(), stream(params, buffers, batches, v))
+        state = average_fold(average_start(), stream.products(params, buffers, batches, v))
         saw_points(state.weight)  # for an average of averages
         return average_result(state)
 
     def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[Term]:
-        device = device_of(params)
-        for batch in batches if progress is None else progress(batches):
-            yield partial(weighted_product, op, weight, params, buffers, move(batch, device))
+        for number, batch in enumerate(stream.batches(batches)):
+            yield partial(_term, number, stream.multiply, params, buffers, move(batch, device_of(params)))
 
     return operation_on_batches(operation, Traits(terms=terms))
+
+
+def _term(
+    number: int, multiply: Callable[..., WeightedProduct], params: Params, buffers: Buffers, batch: Batch, v: Vector
+) -> WeightedProduct:
+    """The product with one batch, and its weight. An error names the number of the batch."""
+    if tracing.compiling():
+        return multiply(params, buffers, batch, v)
+    try:
+        return multiply(params, buffers, batch, v)
+    except Exception as error:
+        raise in_batch(number, error) from error
 
 
 def operation_on_batches(
     operation: Callable[[Params, Buffers, Iterable[Batch], Vector], Vector], traits: Traits | None = None
 ) -> Operation:
-    """The operation on batches with its `at`, which reads them for each v."""
+    """The operation on batches, with an `at` that reads the batches for each v."""
 
     def at(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Callable[[Vector], Vector]:
         return partial(operation, params, buffers, reiterable("batches", batches))

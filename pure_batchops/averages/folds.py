@@ -1,4 +1,4 @@
-"""Averages of products: one fold over a stream, on the monoid of `state`."""
+"""Averages of products: one fold over a stream, with the states of `state`."""
 
 from collections.abc import Iterable
 from functools import reduce
@@ -14,11 +14,11 @@ def weighted_average(pairs: Iterable[tuple[Tree, float]]) -> Tree:
     """The weighted average of products, Σ wᵢ tᵢ / Σ wᵢ.
 
     Args:
-        pairs: `(product, weight)`, read once, one at a time. Products are trees or tensors, all of one structure, shape
-            and dtype; weights are finite and not negative.
+        pairs: `(product, weight)`, read once, one at a time. Products are trees or tensors, all with the same structure,
+            shapes and dtypes. Weights are finite and not negative.
 
     Returns:
-        A product, new, in the dtype of the products, summed in the next wider one.
+        A new product in the dtype of the products. The sum is kept in the next wider dtype.
 
     Raises:
         TypeError: if a product holds no floating-point numbers, or a weight is no number.
@@ -39,13 +39,13 @@ def average_fold(state: AverageState, pairs: Iterable[tuple[Tree, float]]) -> Av
 
 
 def chunk_average(products: Iterable[Tree]) -> Tree:
-    """The plain average of products, Σ tᵢ / count: every batch counts the same.
+    """The plain average of products, Σ tᵢ / count. Every batch has the same weight.
 
     Args:
         products: trees or tensors, as for `weighted_average`.
 
     Returns:
-        A product, new.
+        A new product.
 
     Raises:
         TypeError: if a product holds no floating-point numbers.
@@ -62,14 +62,14 @@ def chunk_average(products: Iterable[Tree]) -> Tree:
 def point_average(pairs: Iterable[tuple[Tree, Batch]], batch_dim: int = 0) -> Tree:
     """The average of products, weighted by the points of their batches, Σ n(bᵢ) tᵢ / Σ n(bᵢ).
 
-    Over any split of the data into batches it is the product of all the data.
+    For any split of the data into batches the result is the product of all the data.
 
     Args:
-        pairs: `(product, batch)`; points are counted in the batch, never read off the product.
+        pairs: `(product, batch)`. The points are counted in the batch, and not in the product.
         batch_dim: the axis of the points in the tensors of a batch.
 
     Returns:
-        A product, new.
+        A new product.
 
     Raises:
         TypeError: if a product holds no floating-point numbers.
@@ -81,8 +81,8 @@ def point_average(pairs: Iterable[tuple[Tree, Batch]], batch_dim: int = 0) -> Tr
         >>> point_average(three_equal)
         tensor([1., 1.])
     """
-    axis = checks.axis("batch_dim", batch_dim)
-    return weighted_average((product, n_points(batch, axis)) for product, batch in map(_pair, pairs))
+    batch_dim = checks.axis("batch_dim", batch_dim)
+    return weighted_average((product, n_points(batch, batch_dim)) for product, batch in map(_pair, pairs))
 
 
 def _pair(item: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""The mean and the spread of numbers that come in parts: a monoid that is stable however far the mean is from zero."""
+"""The mean and the spread of numbers that come in parts. They are accurate however far the mean is from zero."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """What is kept of the numbers tᵢ with weights wᵢ.
+    """What is kept of numbers tᵢ with weights wᵢ.
 
     Attributes:
         weight: W = Σ wᵢ.
@@ -25,16 +25,16 @@ def moments(numbers: Tensor) -> Moments:
     return Moments(len(numbers), mean, (numbers - mean).square().sum(0))
 
 
-def standard_error(found: Moments) -> Tensor:
-    """The standard error of a mean of numbers that have weight one, from their sample variance."""
-    return (found.squares / (found.weight - 1) / found.weight).sqrt()
+def standard_error(numbers: Moments) -> Tensor:
+    """The standard error of the mean of numbers of weight one, from their sample variance."""
+    return (numbers.squares / (numbers.weight - 1) / numbers.weight).sqrt()
 
 
 def merged(one: Moments, other: Moments) -> Moments:
-    """The moments of both: no term is the difference of large ones.
+    """The moments of the numbers of both. No term is the difference of large numbers.
 
     Returns:
-        Moments, as if all numbers had come at once.
+        The moments of all the numbers together.
 
     References:
         Chan, Golub and LeVeque (1979), Updating Formulae and a Pairwise Algorithm for Computing Sample Variances.

@@ -1,19 +1,22 @@
 """An average that goes on where a killed process left it."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import reduce
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from pure_batchops import checks
 from pure_batchops.averages import fingerprints
 from pure_batchops.averages.averaged import operation_on_batches
-from pure_batchops.averages.folds import average_fold
+from pure_batchops.averages.done import check_same, read_over
+from pure_batchops.averages.identity import first_of, marks_of
 from pure_batchops.averages.saved import SavedAverage, save, saved_average
-from pure_batchops.averages.state import AverageState, average_result
-from pure_batchops.averages.stream import Progress, Weight, weighted_products
-from pure_batchops.trees import move, parameter_leaves
-from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
+from pure_batchops.averages.state import AverageState, average_result, average_step
+from pure_batchops.averages.stream import Progress, Weight, numbered, stream_of
+from pure_batchops.trees import device_of, move
+from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
 
 
 def resumable(
@@ -26,32 +29,34 @@ def resumable(
     finite: bool = False,
     name: str | None = None,
 ) -> Operation:
-    """The operation averaged over batches, m(batches) = Σ w(b) m(b) / Σ w(b), whose state is kept in a file as it goes.
+    """The operation averaged over batches, m(batches) = Σ w(b) m(b) / Σ w(b). Its state is kept in a file as it goes.
 
-    Called again after the process was killed, it reads over the batches that were done and goes on with the next; the product
-    is, bit for bit, that of an average without interruption. Called again when it is done, it multiplies nothing.
+    If the process was killed, call it again. It reads over the batches that were done, and goes on with the next one. The
+    product is the same, bit for bit, as without the interruption. If it is called again when all batches are done, it
+    multiplies one batch only.
 
     Args:
         op: any operation on a batch.
-        path: of the file, of this product alone, in a folder that exists. It is written beside its place, brought to the
-            disk, and renamed, so that it holds a whole state at any moment. It is not deleted.
-        every: after how many batches it is written; also at the start and at the end. It holds the numbers of the product,
-            one precision wider.
-        weight: what a batch counts, as for `averaged`.
-        progress: wraps the stream of batches, those that were done included.
+        path: the path of the file, for this product alone, in a folder that exists. The file holds a whole state at any
+            moment, and it is not deleted at the end.
+        every: after how many batches the file is written. It is also written at the start and at the end. It holds the
+            numbers of the product, one precision wider.
+        weight: the weight of a batch, as for `averaged`. It is called again for the batches that were done.
+        progress: wraps the stream of batches, together with the batches that were done.
         finite: whether a product that is not finite is an error.
-        name: what tells the operation and the weights from others. By default the code of op, loss and weight, and what they
-            close over: options, numbers, tensors, modules. Objects of your own classes count by their class alone; after a
-            change of code that does not change the product, or of Python, give a name from the start.
+        name: what tells the operation and the weights from others. By default the operation is known by its product with
+            the first batch: the product is computed again and compared, up to rounding. With a name only the names are
+            compared. Give a name if the product may differ from one run to the next.
 
     Returns:
-        `mean_op(params, buffers, batches, v) -> product`, eager; batches come in the same order each time.
+        `mean_op(params, buffers, batches, v) -> product`, eager. The batches must come in the same order each time.
 
     Raises:
-        TypeError: if op, weight or progress is no function, path no path, or every no whole number.
-        ValueError: if every is not positive. The operation raises it if the file holds no state, or one of other params,
-            buffers, v or operation, if the batches are others or in another order, and where `averaged` does.
-        OSError: by the operation, if the file cannot be written; the last state that was saved stays.
+        TypeError: if op, weight or progress is no function, path is no path, every no whole number, or name no string.
+        ValueError: if every is not positive. The operation raises it if the file holds no state, or the state of other
+            params, buffers, v, weights or another operation, if the batches or their order changed, and where `averaged`
+            raises it.
+        OSError: by the operation, if the file cannot be written. The last state that was saved is still there.
 
     Examples:
         >>> import tempfile, torch
@@ -61,12 +66,11 @@ def resumable(
         >>> mean_op(torch.tensor([1.0]), {}, [torch.tensor([1.0, 2.0]), torch.tensor([4.0])], torch.tensor([1.0]))
         tensor([7.])
     """
-    file = Path(path)
     resume = resumed(op, every, weight, progress, finite=finite, name=name)
+    path = Path(path)
 
     def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Vector:
-        device = next(iter(parameter_leaves(params).values())).device
-        return move(average_result(resume(file, params, buffers, batches, v)), device)
+        return move(average_result(resume(path, params, buffers, batches, v)), device_of(params))
 
     return operation_on_batches(operation)
 
@@ -74,7 +78,7 @@ def resumable(
 def resumed(
     op: Operation, every: int, weight: Weight | None, progress: Progress | None, *, finite: bool, name: str | None
 ) -> Callable[[Path, Params, Buffers, Iterable[Batch], Vector], AverageState]:
-    """The state after all batches, from the file on, which is kept.
+    """The state of the average of all batches, which goes on from a file, and is kept in it.
 
     Returns:
         `(path, params, buffers, batches, v) -> state`.
@@ -83,47 +87,42 @@ def resumed(
         TypeError: as `resumable`.
         ValueError: as `resumable`.
     """
-    stream = weighted_products(op, weight, finite=finite)
-    checks.function_or_none("progress", progress)
-    step = checks.whole("every", every)
+    stream = stream_of(op, weight, progress, finite=finite)
+    every = checks.whole("every", every)
     if name is not None and not isinstance(name, str):
         msg = f"name must be a string, got {name!r}"
         raise TypeError(msg)
 
-    def state(path: Path, params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> AverageState:
-        marks = {
-            "params": fingerprints.of_tree(params),
-            "buffers": fingerprints.of_tree(buffers, ordered=False),
-            "v": fingerprints.of_tree(v, ordered=False),
-            "operation": fingerprints.of_function((op, weight)) if name is None else name,
-        }
-        saved = saved_average(path, marks, params)
-        source = iter(batches if progress is None else progress(batches))
-        _read_over(source, saved)
-        so_far, order = saved.state, [saved.order]
+    def resume(path: Path, params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> AverageState:
+        marks = marks_of(params, buffers, v, name, weight)
+        average = saved_average(path, marks, params)
+        source = iter(stream.batches(batches))
+        done = read_over(source, average, weight if name is None else None, params)
+        if name is None and average.first:
+            check_same(path, average, done, stream, weight, (params, buffers, v))
 
-        def following() -> Iterator[Batch]:
-            for batch in source:
-                order[0] = fingerprints.of_batches(order[0], batch)
-                yield batch
+        def multiplied(batch: Batch) -> _Multiplied:
+            return _Multiplied(batch, *stream.multiply(params, buffers, batch, v))
 
-        pairs = iter(stream(params, buffers, following(), v, so_far.batches))
-        while (now := average_fold(so_far, islice(pairs, step))) is not so_far:
-            so_far = now
-            save(SavedAverage(so_far, order[0]), path, marks, params)
-        return so_far
+        products = numbered(multiplied, source, average.state.batches)
+        while (longer := reduce(_with_product, islice(products, every), average)) is not average:
+            average = longer
+            save(average, path, marks, params)
+        return average.state
 
-    return state
+    return resume
 
 
-def _read_over(source: Iterator[Batch], saved: SavedAverage) -> None:
-    order, count = "", 0
-    for batch in islice(source, saved.state.batches):
-        order, count = fingerprints.of_batches(order, batch), count + 1
-    if order != saved.order:
-        seen = f"{count} instead of at least {saved.state.batches}" if count < saved.state.batches else "others among them"
-        msg = (
-            f"batches must begin with the {saved.state.batches} that were done before the interruption, in their order, got "
-            f"{seen}; do not shuffle, or shuffle by a generator with the same seed"
-        )
-        raise ValueError(msg)
+class _Multiplied(NamedTuple):
+    """A batch, its product and its weight."""
+
+    batch: Batch
+    product: Tree
+    weight: float
+
+
+def _with_product(average: SavedAverage, multiplied: _Multiplied) -> SavedAverage:
+    """The average with one more product."""
+    batch, product, weight = multiplied
+    state = average_step(average.state, product, weight)
+    return SavedAverage(state, fingerprints.of_batches(average.order, batch), average.first or first_of(product, weight))

@@ -1,11 +1,11 @@
-"""Unfinished averages in files: written whole or not at all."""
+"""Unfinished averages in files. A file always holds a whole average."""
 
 import contextlib
 import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
@@ -13,80 +13,103 @@ from pure_batchops.averages.state import AverageState, average_start
 from pure_batchops.trees import parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Params
 
-_VERSION = 1
+_VERSION = 2
 
 
 class SavedAverage(NamedTuple):
     """What a file holds.
 
     Attributes:
-        state: of the batches so far.
+        state: the state of the average of the batches so far.
         order: the fingerprint of these batches, in their order.
+        first: what stands for the product with the first batch, see `identity.First`; empty before it.
     """
 
     state: AverageState
     order: str
+    first: dict[str, Any]
 
 
 def saved_average(path: Path, marks: Mapping[str, str], params: Params) -> SavedAverage:
-    """The average that a file holds, on the CPU; where there is no file, one that is at its start, which is then saved.
+    """The average that a file holds, on the CPU. If there is no file, it is the empty average, which is saved.
 
     Args:
-        path: of the file.
-        marks: what the average belongs to, by name: a fingerprint each.
-        params: whose structure a product that is a tree has.
+        path: the path of the file.
+        marks: what the average belongs to: a fingerprint for each name.
+        params: the structure of a product that is a tree.
 
     Returns:
-        A state that belongs to all the marks.
+        An average that belongs to all the marks.
 
     Raises:
         ValueError: if the file holds anything else.
-        OSError: if it cannot be read, or a new one not be written.
+        OSError: if the file cannot be read, or a new one cannot be written.
     """
     if not path.exists():
-        start = SavedAverage(average_start(), "")
-        save(start, path, marks, params)
-        return start
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-        if held["version"] != _VERSION:
-            msg = f"version {held['version']}"
-            raise ValueError(msg)
-        found, numbers, total = held["marks"], held["state"], held["total"]
-        tree = rebuilt(params, total) if isinstance(total, list) else total
-        saved = SavedAverage(AverageState(tree, numbers["weight"], numbers["batches"], numbers["dtypes"]), held["order"])
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        seen = f"{type(error).__name__}: {error}"
-        msg = f"path must hold a state that a resumable average saved, got {seen} from {path}; give another path"
-        raise ValueError(msg) from error
-    others = [name for name, mark in marks.items() if found.get(name) != mark]
+        empty = SavedAverage(average_start(), "", {})
+        save(empty, path, marks, params)
+        return empty
+    content = _read(path)
+    others = [name for name, mark in marks.items() if content["marks"].get(name) != mark]
     if others:
+        refuse(path, " and ".join(f"other {name}" for name in others))
+    total, numbers = content["total"], content["state"]
+    tree = rebuilt(params, total) if isinstance(total, list) else total
+    return SavedAverage(AverageState(total=tree, **numbers), content["order"], content["first"])
+
+
+def refuse(path: Path, owner: str) -> NoReturn:
+    """Refuse a file whose average belongs to another owner."""
+    msg = (
+        f"the state at path must belong to this average, got one of {owner} at {path}; give another path, or delete the file "
+        "to start again"
+    )
+    raise ValueError(msg)
+
+
+def _read(path: Path) -> Any:
+    """The content of a file that `save` wrote."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content["version"]
+        complete = {"marks", "state", "total", "order", "first"} <= content.keys()
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        msg = f"path must hold a state that a resumable average saved, got another file at {path}; give another path"
+        raise ValueError(msg) from error
+    if version != _VERSION or not complete:
         msg = (
-            f"the state at path must belong to this average, got one of other {' and other '.join(others)} at {path}; "
-            "give another path, or delete the file to start anew"
+            f"path must hold a state that a resumable average saved, got a file of format {version} instead of {_VERSION} at "
+            f"{path}; give another path, or delete the file to start again"
         )
         raise ValueError(msg)
-    return saved
+    return content
 
 
 def save(average: SavedAverage, path: Path, marks: Mapping[str, str], params: Params) -> None:
-    """Write an average to a file: first beside it, to the disk, then in its place, so that it always holds a whole one.
+    """Write an average to a file. It is written beside the file, brought to the disk, and renamed, so that no part is lost.
 
     Args:
-        average: to be saved.
-        path: of the file, of one process alone.
+        average: what is saved.
+        path: the path of the file, which no other process writes.
         marks: what the average belongs to.
-        params: whose structure a product has, unless it is a tensor.
+        params: the structure of a product that is a tree.
 
     Raises:
         ValueError: if the products are neither tensors nor trees like params.
-        OSError: if it cannot be written; the file then holds what it held before.
+        OSError: if the file cannot be written. It then holds what it held before.
     """
     total, weight, batches, dtypes = average.state
     if total is not None and not isinstance(total, torch.Tensor):
         total = same_leaves("the product of a resumable average", parameter_leaves(params), total)
     numbers = {"weight": weight, "batches": batches, "dtypes": dtypes}
-    content = {"version": _VERSION, "marks": dict(marks), "order": average.order, "state": numbers, "total": total}
+    content = {
+        "version": _VERSION,
+        "marks": dict(marks),
+        "state": numbers,
+        "total": total,
+        "order": average.order,
+        "first": average.first,
+    }
     partial = path.with_name(f"{path.name}.partial")
     try:
         _write(content, partial)
@@ -95,7 +118,7 @@ def save(average: SavedAverage, path: Path, marks: Mapping[str, str], params: Pa
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        msg = f"the state after {batches} batches must be saved at {path}, got {error}; what was saved there before stays"
+        msg = f"the state after {batches} batches must be saved at {path}, got {error}; the last saved state is still there"
         raise OSError(msg) from error
 
 
@@ -107,7 +130,7 @@ def _write(content: Any, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the renaming to the disk, where a folder can be opened."""
+    """Bring the new name to the disk, on systems where a folder can be opened."""
     if os.name != "posix":
         return
     opened = os.open(folder, os.O_RDONLY)

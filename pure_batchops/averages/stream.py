@@ -2,55 +2,79 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 from pure_batchops import checks, tracing
+from pure_batchops.averages.checked import check_finite
 from pure_batchops.points import Seen, counted, points_of
-from pure_batchops.trees import device_of, move, named, named_leaves
+from pure_batchops.trees import device_of, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
 
 WeightedProduct = tuple[Tree, float]
 """A product and its weight."""
 
 Weight = Callable[[Batch], float]
+"""The weight of a batch."""
+
 Progress = Callable[[Iterable[Batch]], Iterable[Batch]]
-Stream = Callable[..., Iterable[WeightedProduct]]
-"""`(params, buffers, batches, v, first=0) -> (product, weight)` of each batch; errors count batches from first on."""
+"""What is put around the stream of batches, for example `tqdm`."""
+
+T = TypeVar("T")
 
 
-def weighted_products(op: Operation, weight: Weight | None, *, finite: bool) -> Stream:
-    """The products of an operation with the batches of a stream, and the weights of these batches.
+class Stream(NamedTuple):
+    """The products of an operation with batches, and the weights of the batches.
+
+    Attributes:
+        multiply: `(params, buffers, batch, v) -> (product, weight)`, with a batch on any device.
+        progress: put around the stream of batches, or None.
+    """
+
+    multiply: Callable[[Params, Buffers, Batch, Vector], WeightedProduct]
+    progress: Progress | None
+
+    def batches(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """The batches, with the progress around them."""
+        return batches if self.progress is None else self.progress(batches)
+
+    def products(self, params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Iterable[WeightedProduct]:
+        """The product and the weight of each batch, one batch at a time. An error in a batch names its number."""
+
+        def multiplied(batch: Batch) -> WeightedProduct:
+            return self.multiply(params, buffers, batch, v)
+
+        if tracing.compiling():  # C1
+            return [multiplied(batch) for batch in self.batches(batches)]
+        return numbered(multiplied, self.batches(batches))
+
+
+def stream_of(op: Operation, weight: Weight | None, progress: Progress | None, *, finite: bool) -> Stream:
+    """The stream under an average, from its options, which are checked here.
 
     Args:
         op: any operation on a batch.
         weight: the weight of a batch; None for the number of losses that the operation sees.
+        progress: put around the stream of batches, or None.
         finite: whether a product that is not finite is an error.
 
     Returns:
-        A stream that is read one batch at a time. Each batch is moved to the device of params. An error in a batch names the
-        number of the batch.
+        A stream, which moves each batch to the device of params.
 
     Raises:
-        TypeError: if op or weight is no function, or finite neither True nor False.
+        TypeError: if op, weight or progress is no function, or finite neither True nor False.
     """
     checks.function("op", op)
     checks.function_or_none("weight", weight)
+    checks.function_or_none("progress", progress)
     checks.boolean("finite", finite)
 
-    def stream(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector, first: int = 0) -> Any:
-        device = device_of(params)
+    def multiply(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> WeightedProduct:
+        product, weight_of_batch = weighted_product(op, weight, params, buffers, move(batch, device_of(params)), v)
+        if finite:
+            check_finite(product)
+        return product, weight_of_batch
 
-        def weighted(batch: Batch) -> WeightedProduct:
-            pair = weighted_product(op, weight, params, buffers, move(batch, device), v)
-            if finite:
-                _check_finite(pair[0])
-            return pair
-
-        if tracing.compiling():  # C1
-            return [weighted(batch) for batch in batches]
-        return _numbered(weighted, batches, first)
-
-    return stream
+    return Stream(multiply, progress)
 
 
 def weighted_product(
@@ -74,33 +98,26 @@ def _points(seen: Seen, batch: Batch) -> float:
     return points
 
 
-def _numbered(weighted: Callable[[Batch], WeightedProduct], batches: Iterable[Batch], first: int) -> Iterator[WeightedProduct]:
+def numbered(function: Callable[[Batch], T], batches: Iterable[Batch], first: int = 0) -> Iterator[T]:
+    """What the function makes of each batch, one at a time. An error names the number of its batch, counted from first."""
     source, end = iter(batches), object()
     for number in count(first):
         try:
             batch = next(source, end)
             if batch is end:
                 return
-            pair = weighted(batch)
+            result = function(batch)
         except Exception as error:
-            raise _in_batch(number, error) from error
-        yield pair
-        del batch, pair  # before the next is loaded
+            raise in_batch(number, error) from error
+        yield result
+        del batch, result  # before the next is loaded
 
 
-def _in_batch(number: int, error: Exception) -> Exception:
-    """The error with the number of its batch: of the same type, if that takes a message, or a RuntimeError."""
+def in_batch(number: int, error: Exception) -> Exception:
+    """The error with the number of its batch. It has the same type if that type takes a message; else it is a RuntimeError."""
     message = f"{error} (in batch {number} of the average, the first being 0)"
     try:
         said = type(error)(message)
-    except Exception:  # a type that takes something else
+    except Exception:  # the type takes other arguments
         return RuntimeError(f"{type(error).__name__}: {message}")
     return said if f"in batch {number} " in str(said) else RuntimeError(f"{type(error).__name__}: {message}")
-
-
-def _check_finite(product: Tree) -> None:
-    for path, leaf in named_leaves(product).items():
-        if not leaf.isfinite().all():
-            first = leaf[~leaf.isfinite()][0].item()
-            msg = f"a product must be finite, got {first} at {named(path)}; look at this batch, or average with finite=False"
-            raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Operations averaged over batches, with the error that comes from the spread of the batches: the same fold."""
+"""Operations averaged over batches, with the error that follows from the spread of the batches."""
 
 from collections.abc import Callable, Iterable
 from functools import reduce
@@ -6,19 +6,24 @@ from typing import NamedTuple
 
 import torch
 
-from pure_batchops import checks
 from pure_batchops.averages import moments
 from pure_batchops.averages.moments import Moments
 from pure_batchops.averages.state import AverageState, average_merge, average_result, average_start, average_step
-from pure_batchops.averages.stream import Progress, Weight, weighted_products
+from pure_batchops.averages.stream import Progress, Weight, stream_of
 from pure_batchops.trees import Path, named_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Estimate, Operation, Params, Tree, Vector
 
 
 class _State(NamedTuple):
-    """What is kept of the products t with weights w: their weighted sum, their moments for the weights w², their number."""
+    """What is kept of the products t with weights w.
 
-    total: AverageState
+    Attributes:
+        average: the state of their average.
+        spread: the moments of each leaf, for the weights w².
+        batches: how many products have a positive weight.
+    """
+
+    average: AverageState
     spread: dict[Path, Moments]
     batches: int
 
@@ -30,21 +35,22 @@ def averaged_with_error(
 ) -> Callable[[Params, Buffers, Iterable[Batch], Vector], Estimate]:
     """The operation averaged over n batches, t̄ = Σ wᵢ tᵢ / Σ wᵢ, with its standard error.
 
-    Its square is n/(n−1) Σ wᵢ² (tᵢ − t̄)² / (Σ wᵢ)², for each number of the product. It is that of batches drawn
-    independently, and says how far the product of some batches may be from that of all data.
+    The square of the standard error is n/(n−1) Σ wᵢ² (tᵢ − t̄)² / (Σ wᵢ)², for each number of the product. It holds for
+    batches that are drawn independently. It says how far the product of these batches may be from the product of all data.
 
     Args:
         op: any operation on a batch, also under vmap.
-        weight: what a batch counts, as for `averaged`; batches that count nothing are not among the n.
-        progress: wraps the stream of batches, `tqdm` for one.
+        weight: the weight of a batch, as for `averaged`. Batches of weight zero are not among the n.
+        progress: wraps the stream of batches, for example `tqdm`.
 
     Returns:
-        `average(params, buffers, batches, v) -> Estimate(product, standard_error)`, both in the form of v, and in its dtype:
-        batches is any iterable, read once and one at a time. The product is that of `averaged`.
+        `average(params, buffers, batches, v) -> Estimate(product, standard_error)`. Both have the form and the dtype of v.
+        `batches` is any iterable; it is read once, one batch at a time. The product is the one of `averaged`.
 
     Raises:
         TypeError: if op, weight or progress is no function.
-        ValueError: if there are fewer than two batches that count, from the function that is returned.
+        ValueError: by the function that is returned, if fewer than two batches have a positive weight, and where `averaged`
+            raises it.
 
     Examples:
         >>> from pure_batchops import gauss_newton
@@ -56,44 +62,44 @@ def averaged_with_error(
     References:
         Cochran (1977), Sampling Techniques, section 6.3: a mean over clusters of unequal size is a ratio.
     """
-    stream = weighted_products(op, weight, finite=False)
-    checks.function_or_none("progress", progress)
+    stream = stream_of(op, weight, progress, finite=False)
 
     def average(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Estimate:
-        pairs = stream(params, buffers, batches if progress is None else progress(batches), v)
+        pairs = stream.products(params, buffers, batches, v)
         return _estimate(reduce(_merged, (_state(*pair) for pair in pairs), None))
 
     return average
 
 
 def _state(product: Tree, weight: float) -> _State:
-    total = average_step(average_start(), product, weight)
-    wide = {path: leaf.dtype for path, leaf in named_leaves(total.total).items()}
+    average = average_step(average_start(), product, weight)
+    wide = {path: leaf.dtype for path, leaf in named_leaves(average.total).items()}
     spread = {
-        path: Moments(total.weight**2, leaf.to(wide[path]), torch.zeros_like(leaf, dtype=wide[path]))
+        path: Moments(average.weight**2, leaf.to(wide[path]), torch.zeros_like(leaf, dtype=wide[path]))
         for path, leaf in named_leaves(product).items()
     }
-    return _State(total, spread, int(total.weight > 0))
+    return _State(average, spread, int(average.weight > 0))
 
 
 def _merged(one: _State | None, other: _State) -> _State:
     if one is None:
         return other
-    total = average_merge(one.total, other.total)  # which refuses products that differ
-    spread = {path: moments.merged(leaf, other.spread[path]) for path, leaf in one.spread.items()}
-    return _State(total, spread, one.batches + other.batches)
+    average = average_merge(one.average, other.average)  # refuses products that differ in structure
+    spread = {path: moments.merged(of_leaf, other.spread[path]) for path, of_leaf in one.spread.items()}
+    return _State(average, spread, one.batches + other.batches)
 
 
 def _estimate(state: _State | None) -> Estimate:
-    mean = average_result(average_start() if state is None else state.total)
+    mean = average_result(average_start() if state is None else state.average)
     n = 0 if state is None else state.batches
     if state is None or n < 2:
-        msg = f"batches must be at least two that count, to have a standard error, got {n}"
+        msg = f"batches must be at least two of positive weight to have a standard error, got {n}"
         raise ValueError(msg)
-    total, weight = state.total.total, state.total.weight
+    total, weight, _, dtypes = state.average
     errors = []
-    for (path, leaf), dtype in zip(named_leaves(total).items(), state.total.dtypes, strict=True):
-        found = state.spread[path]
-        about = found.squares + (found.mean - leaf / weight).square() * found.weight  # about t̄, not the mean for weights w²
-        errors.append(((about * n / (n - 1)).sqrt() / weight).to(dtype))
+    for (path, leaf), dtype in zip(named_leaves(total).items(), dtypes, strict=True):
+        of_leaf = state.spread[path]
+        # Σ w² (t − t̄)²: the spread is known about the mean for the weights w², which is not t̄
+        squares = of_leaf.squares + (of_leaf.mean - leaf / weight).square() * of_leaf.weight
+        errors.append(((squares * n / (n - 1)).sqrt() / weight).to(dtype))
     return Estimate(mean, rebuilt(total, errors))

@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pure_batchops import checks
 from pure_batchops.averages.averaged import operation_on_batches
 from pure_batchops.averages.folds import average_fold
 from pure_batchops.averages.resumable import resumed
 from pure_batchops.averages.state import AverageState, average_merge, average_result, average_start
-from pure_batchops.averages.stream import Progress, Weight, weighted_products
-from pure_batchops.distributed.ranks import Group, agreed, check_group, in_time, place
+from pure_batchops.averages.stream import Progress, Weight, stream_of
+from pure_batchops.distributed.ranks import Group, check_group, computed_on_all, in_time, rank_and_size
 from pure_batchops.trees import map_leaves, named_leaves, parameter_leaves, rebuilt, same_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
 
@@ -61,12 +60,10 @@ def averaged(
         tensor([7.])
         >>> dist.destroy_process_group()
     """
-    stream = weighted_products(op, weight, finite=finite)
-    checks.function_or_none("progress", progress)
+    stream = stream_of(op, weight, progress, finite=finite)
 
     def state(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> AverageState:
-        pairs = stream(params, buffers, batches if progress is None else progress(batches), v)
-        return average_fold(average_start(), pairs)
+        return average_fold(average_start(), stream.products(params, buffers, batches, v))
 
     return _over_ranks(state, group)
 
@@ -108,7 +105,7 @@ def resumable(
     file = Path(path)
 
     def state(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> AverageState:
-        own = file.with_name("{}.{}of{}".format(file.name, *place(group)))
+        own = file.with_name("{}.{}of{}".format(file.name, *rank_and_size(group)))
         return resume(own, params, buffers, batches, v)
 
     return _over_ranks(state, group)
@@ -119,7 +116,7 @@ def _over_ranks(state: Callable[[Params, Buffers, Iterable[Batch], Vector], Aver
 
     def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Vector:
         device = next(iter(parameter_leaves(params).values())).device
-        own, outlines = agreed(lambda: state(params, buffers, batches, v), _outline, params, v, group)
+        own, outlines = computed_on_all(lambda: state(params, buffers, batches, v), _outline, params, v, group)
         return average_result(_summed(own, reduce(average_merge, outlines), device, group))
 
     return operation_on_batches(operation)

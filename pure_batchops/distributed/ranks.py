@@ -28,7 +28,7 @@ def check_group(group: Group) -> None:
         raise TypeError(msg)
 
 
-def place(group: Group) -> tuple[int, int]:
+def rank_and_size(group: Group) -> tuple[int, int]:
     """The rank of this process in the group, and how many ranks there are."""
     if not (dist.is_available() and dist.is_initialized()):
         msg = (
@@ -43,7 +43,7 @@ def place(group: Group) -> tuple[int, int]:
     return rank, dist.get_world_size(group)
 
 
-def agreed(
+def computed_on_all(
     compute: Callable[[], T], description: Callable[[T], Any], params: Params, v: Vector, group: Group
 ) -> tuple[T, list[Any]]:
     """What this rank computes, and the description of what each computes, once all have.
@@ -63,7 +63,7 @@ def agreed(
         RuntimeError: if it raised on another, or a rank did not come in time.
         ValueError: on all ranks, if params or v differ.
     """
-    _, size = place(group)
+    _, size = rank_and_size(group)
     failure: Exception | None = None
     told: tuple[str | None, Any]
     try:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.distributed.ranks import Group, agreed, check_group, in_time, place
+from pure_batchops.distributed.ranks import Group, check_group, computed_on_all, in_time, rank_and_size
 from pure_batchops.operations.derived import derived
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import Operation, Params, Tree, Vector
@@ -47,7 +47,7 @@ def sharded_vectors(op: Operation, group: Group = None) -> Operation:
     check_group(group)
 
     def gathered(multiply: Callable[[Vector], Vector], params: Params, v: Vector) -> Vector:
-        rank, size = place(group)
+        rank, size = rank_and_size(group)
 
         def share() -> tuple[Tree, int | None]:
             form = vector_form(params, v)
@@ -59,7 +59,7 @@ def sharded_vectors(op: Operation, group: Group = None) -> Operation:
             _check_form(found, own)
             return found, form.vectors
 
-        (found, count), counts = agreed(share, lambda shared: shared[1], params, v, group)
+        (found, count), counts = computed_on_all(share, lambda shared: shared[1], params, v, group)
         if any(other != count for other in counts):
             msg = f"v must hold the same number of vectors on all ranks, got {', '.join(map(str, counts))}"
             raise ValueError(msg)
