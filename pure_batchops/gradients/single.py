@@ -17,8 +17,10 @@ def number_of_samples(loss: SampleLosses, params: Params, buffers: Buffers, batc
     """n, from the batch if all its tensors agree along the axis of the samples, else from the losses."""
     axis = traits_of(loss).batch_dim
     tensors = [part for part in leaves(batch) if isinstance(part, Tensor) and -part.dim() <= axis < part.dim()]
-    lengths = {tensor.shape[axis] for tensor in tensors}
-    return lengths.pop() if len(lengths) == 1 else len(checked_losses(loss)(params, buffers, batch))
+    lengths = [tensor.shape[axis] for tensor in tensors]
+    # A set of lengths would fix the size under torch.compile, which then compiles again for each size.
+    agree = len(lengths) > 0 and all(length == lengths[0] for length in lengths)
+    return lengths[0] if agree else len(checked_losses(loss)(params, buffers, batch))
 
 
 def single_samples(
