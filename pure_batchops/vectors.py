@@ -80,6 +80,9 @@ def vector_form(params: Params, v: Vector) -> Form:
 
 def form_in(layout: Layout, v: Vector) -> Form:
     """The form of a vector, where the layout of params is known; see `vector_form`."""
+    if v is ...:  # the default of every operation
+        msg = "an operation takes (params, buffers, batch, v), got three arguments; buffers left out? they may be {}"
+        raise TypeError(msg)
     if is_flat(layout, v):
         check_flat(layout, v)
         return Form(layout, v, v.shape[0] if v.dim() == 2 else None)

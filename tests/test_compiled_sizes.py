@@ -5,11 +5,10 @@ import torch
 from torch import nn
 
 import pure_batchops as pb
+from tests.marks import compiles
 
-COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 5)
 
-
-@pytest.mark.skipif(not COMPILES, reason="torch.compile of an operation needs torch 2.5")
+@compiles
 @pytest.mark.parametrize("name", ["hessian", "generalized_gauss_newton"])
 def test_batches_of_many_sizes_are_compiled_twice(name):
     torch._dynamo.reset()

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 import pure_batchops as pb
 from pure_batchops.traits import traits_of
+from tests.marks import compiles
 
 PARAMS = {"w": torch.tensor([0.7, -0.3], dtype=torch.float64)}
 V = {"w": torch.tensor([1.0, 2.0], dtype=torch.float64)}
@@ -146,7 +147,7 @@ def test_threads_do_not_mix_their_counts(batches):
             assert_close(product, expected(pb.hessian(by_hand), batches))
 
 
-@pytest.mark.skipif(torch.__version__ < "2.5", reason="operations compile since torch 2.5")
+@compiles
 def test_average_of_a_compiled_operation_weighs_by_its_losses(batches):
     op = pb.hessian(LOSSES["by hand"])
     for compiled in (torch.compile(op, fullgraph=True, backend="eager"), torch.compile(pb.hessian(by_hand), backend="eager")):

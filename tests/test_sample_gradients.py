@@ -12,11 +12,7 @@ from torch.testing import assert_close
 import pure_batchops as pb
 from pure_batchops.testing import gradient_route
 from pure_batchops.trees import leaves
-
-compiles = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split("+")[0].split(".")[:2])) < (2, 5),
-    reason="torch.compile of torch.func works from torch 2.5 on",
-)
+from tests.marks import compiles
 
 
 class Own(nn.Module):

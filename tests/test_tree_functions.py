@@ -8,6 +8,7 @@ from torch.func import grad, jvp
 from torch.testing import assert_close
 
 import pure_batchops as pb
+from tests.marks import compiles
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -77,7 +78,7 @@ def test_functions_can_be_differentiated_and_mapped():
     assert_close(products, torch.stack([column(X) @ column(Y), column(Y) @ column(Y)]))
 
 
-@pytest.mark.skipif(torch.__version__ < "2.5", reason="before torch 2.5 the compiler is not supported")
+@compiles
 def test_functions_compile():
     def angle(x, y):
         v = pb.tree_axpy(0.1, pb.tree_random(x, 3), y)

@@ -80,3 +80,26 @@ def test_gradients_as_autograd_returns_them_are_refused_with_the_way_out(kind):
         with pytest.raises(TypeError, match=rf"got a {kind.__name__} of 4; .* use dict\(zip\(params, v\)\)"):
             call()
     assert_close(pb.flatten(p.params, dict(zip(p.params, v, strict=True))), flat(dict(enumerate(v))))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda op: op,
+        lambda op: pb.damped(op, 1.0),
+        lambda op: pb.direct(op, 1.0),
+        lambda op: pb.batch_operation(lambda *point: op.at(*point)),
+    ],
+    ids=["op", "damped", "direct", "own"],
+)
+def test_buffers_that_are_left_out_are_named(made):
+    params, x = {"w": torch.ones(2)}, torch.ones(3, 2)
+    op = made(pb.hessian(lambda params, buffers, x: (x @ params["w"]).square()))
+    with pytest.raises(TypeError, match=r"takes \(params, buffers, batch, v\), got three arguments; buffers left out\?"):
+        op(params, x, params)
+
+
+def test_block_diagonal_without_buffers_names_the_arguments():
+    op = pb.block_diagonal(pb.hessian(lambda params, buffers, x: (x @ params["w"]).square()), ["w"])
+    with pytest.raises(TypeError, match=r"buffers must be a dict .*got Tensor; .*takes \(params, buffers, batch, v\)"):
+        op({"w": torch.ones(2)}, torch.ones(3, 2), {"w": torch.ones(2)})

@@ -54,7 +54,7 @@ def averaged(
     """
     stream = stream_of(op, weight, progress, finite=finite)
 
-    def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Vector:
+    def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector = ...) -> Vector:
         state = average_fold(average_start(), stream.products(params, buffers, batches, v))
         saw_points(state.weight)  # for an average of averages
         return average_result(state)

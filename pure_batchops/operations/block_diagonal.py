@@ -48,7 +48,7 @@ def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
 
     picks = [selected(block) for block in blocks]
 
-    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
+    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector = ...) -> Vector:
         parts = _parts(params, buffers, picks)
         return _product([(own, partial(op, own, others, batch)) for own, others in parts], params, v)
 
@@ -91,9 +91,13 @@ def _term(blocks: list[Params], of_batch: tuple[Term, ...], params: Params, v: V
 
 def _parts(params: Params, buffers: Buffers, picks: list[Callable[[Params], list[str]]]) -> list[tuple[Params, Buffers]]:
     """For each block its own params, and all else as buffers."""
-    if not isinstance(params, dict):
-        msg = f"params must be a dict from names to tensors to be taken in blocks, got {type(params).__name__}"
-        raise TypeError(msg)
+    for what, tensors in (("params", params), ("buffers", buffers)):
+        if not isinstance(tensors, dict):
+            msg = (
+                f"{what} must be a dict from names to tensors to be taken in blocks, got {type(tensors).__name__}; "
+                "an operation takes (params, buffers, batch, v)"
+            )
+            raise TypeError(msg)
     names = [names_in(params) for names_in in picks]
     counts = {name: sum(name in block for block in names) for name in params}
     wrong = [f"{name!r} is in {count}" for name, count in counts.items() if count != 1]

@@ -37,7 +37,7 @@ def derived(op: Operation, around: Callable[[Callable[[Vector], Vector], Params,
         An operation whose `at`, and whose terms if op is an average, are made in the same way.
     """
 
-    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
+    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector = ...) -> Vector:
         return around(partial(op, params, buffers, batch), params, v)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:

@@ -56,7 +56,7 @@ def batch_operation(
 
     op = tree_operation(at, chunk_size)
 
-    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
+    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector = ...) -> Vector:
         product, seen = counted(op, params, buffers, batch, v)
         saw_points(_points(seen, batch, axis))
         return product
@@ -107,7 +107,7 @@ def operation_of(
     chunk_size = checks.whole_or_none("chunk_size", chunk_size)
     multiply_at = explained(multiplication)
 
-    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
+    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector = ...) -> Vector:
         form = vector_form(params, v)
         if tracing.compiling():
             whole = multiplication(params, buffers, batch)

@@ -28,7 +28,7 @@ def operation_on_rows(at: Callable[[Params, Buffers, Batch], RowFunction]) -> Op
         width(params)
         return partial(_of_vector, at(params, buffers, batch), layout_of(params))
 
-    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector) -> Vector:
+    def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector = ...) -> Vector:
         form = vector_form(params, v)  # what is wrong with v is said before anything is computed
         width(params)
         return _of_form(at(params, buffers, batch), form)
