@@ -9,6 +9,7 @@
 - C4. torch 2.5 mixes up a local name with an outer function of the same name. Choose another name.
 - C5. torch 2.5 compiles to zeros what a transform closes over from outside, and whatever `op.at(…)` returned. Do all the work
   inside the transformed function.
+- C6. torch 2.5 cannot trace `NamedTuple._replace`. Build the tuple from its fields.
 
 **What a fast path owes.** Plain autograd is cheaper than torch.func. A path that uses it must give what the slow path gives:
 

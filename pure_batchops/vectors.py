@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from pure_batchops.layouts import Layout, check_flat, check_width, checked_leaves, is_flat, layout_of, working_dtype
-from pure_batchops.layouts import is_uniform as is_uniform
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import Params, Tree, Vector
 

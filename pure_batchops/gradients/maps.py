@@ -10,9 +10,9 @@ from torch import Tensor
 from pure_batchops.budget import NUMBERS_AT_ONCE, NUMBERS_BY_VMAP, NUMBERS_JOINED
 from pure_batchops.gradients.layer import pull_through_layer, push_through_layer, squared_norms, wide
 from pure_batchops.gradients.taps import LayerGradients
+from pure_batchops.layouts import is_uniform
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
-from pure_batchops.vectors import is_uniform
 
 
 class RowMaps(NamedTuple):

@@ -34,10 +34,10 @@ def damped(op: Operation, regularization: float | Tensor) -> Operation:
         tensor([2.5000])
     """
     checks.operation("op", op)
-    damping = checks.positive("regularization", regularization)
+    regularization = checks.positive("regularization", regularization)
 
     def around(product: Callable[[Vector], Vector], params: Params, v: Vector) -> Vector:
         ordered = v if isinstance(v, Tensor) else vector_form(params, v).tree()
-        return map_leaves(lambda mv, leaf: mv + (damping * leaf).to(leaf.dtype), product(v), ordered)  # m v + λ v
+        return map_leaves(lambda mv, leaf: mv + (regularization * leaf).to(leaf.dtype), product(v), ordered)  # m v + λ v
 
     return derived(op, around)

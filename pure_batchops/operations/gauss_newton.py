@@ -1,4 +1,4 @@
-"""The mean of the outer products of the gradients: pyDVL's Gauss-Newton matrix, the field's empirical Fisher."""
+"""The mean of the outer products of gradients: the empirical Fisher, which pyDVL calls Gauss-Newton."""
 
 from functools import partial
 
@@ -12,19 +12,19 @@ from pure_batchops.types import Batch, Buffers, LinearMap, Operation, Params, Sa
 
 
 def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None = None) -> Operation:
-    """The mean of gradient outer products, m(batch) = 1/n Σᵢ ∇ℓᵢ ∇ℓᵢᵀ = JᵀJ/n, J the Jacobian of the n losses.
+    """The empirical Fisher, the mean of gradient outer products, m(batch) = 1/n Σᵢ ∇ℓᵢ ∇ℓᵢᵀ = JᵀJ/n.
 
-    The name is pyDVL's; the field calls this matrix the empirical Fisher. `generalized_gauss_newton` is the matrix
-    that textbooks call Gauss-Newton. J is held while it has at most `held` numbers; a larger one is kept layer by layer, as
-    inputs and gradients of outputs, or never formed.
+    J is the Jacobian of the n losses. The name is pyDVL's; the field calls this matrix the empirical Fisher. Textbooks mean
+    another matrix by Gauss-Newton: `generalized_gauss_newton`. J is held while it has at most `held` numbers. A larger J is
+    kept by layer, as inputs of layers and gradients at their outputs, or it is never formed.
 
     Args:
         loss: `(params, buffers, batch) -> (n,)`.
-        held: the most numbers of gradients of samples to hold, n × D or those outside of known layers; 0 to take products
-            from the losses of the whole batch alone, which a loss that mixes samples needs under vmap and torch.compile
-            (there its product is NaN otherwise). The product does not depend on it.
-        chunk_size: how many vectors are multiplied at once, see `batch_operation`. By default as many as hold 2²² numbers
-            where gradients are held or kept layer by layer, else 2¹⁶.
+        held: the most numbers of gradients of samples to hold: all n × D of them, or those outside of known layers. With 0
+            the product comes from the losses of the whole batch. A loss that mixes samples needs this under vmap and
+            torch.compile; otherwise its product there is NaN. The product does not depend on it.
+        chunk_size: how many vectors are multiplied at once, see `batch_operation`. By default they have at most 2²² numbers
+            if gradients are held or kept by layer, and 2¹⁶ otherwise.
 
     Returns:
         `op(params, buffers, batch, v) -> product`, linear, symmetric, positive semi-definite, of rank ≤ n.
@@ -35,7 +35,7 @@ def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None
             `(n,)`, and for a v or a batch that does not fit.
 
     Examples:
-        Of ℓᵢ = xᵢ w the gradients are xᵢ:
+        The gradient of ℓᵢ = xᵢ w is xᵢ:
 
         >>> import torch
         >>> loss = lambda params, buffers, x: params["w"] * x

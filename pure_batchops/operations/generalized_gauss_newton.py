@@ -1,4 +1,4 @@
-"""The generalized Gauss-Newton matrix, and the shape that it shares with the Fisher: Jᵀ C J."""
+"""The generalized Gauss-Newton matrix, and the form Jᵀ C J that it has in common with the Fisher."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,10 +24,10 @@ def generalized_gauss_newton(
 ) -> Operation:
     """The generalized Gauss-Newton matrix, m(batch) = 1/n Σᵢ Jᵢᵀ (∇²criterion)ᵢ Jᵢ, a mean over the n samples.
 
-    Jᵢ is the Jacobian of the model's output for sample i, ∇²criterion the Hessian of the criterion with respect to that
-    output. It is the Hessian of the mean loss without the curvature of the model, and, where the criterion is the
-    negative logarithm of an exponential family's likelihood in its natural parameters, the Fisher. Of a chain of torch's own
-    modules a single product takes J v along in the forward pass; `at` keeps J instead, for many.
+    Jᵢ is the Jacobian of the model's output for sample i. ∇²criterion is the Hessian of the criterion with respect to that
+    output. The matrix is the Hessian of the mean loss without the curvature of the model. It is the Fisher if the criterion
+    is the negative log-likelihood of an exponential family in its natural parameters, such as cross entropy of logits. For a
+    chain of torch's own modules, a single product computes J v in the forward pass; `at` records J instead, for many.
 
     Args:
         model: as for `sample_losses`.
@@ -44,7 +44,7 @@ def generalized_gauss_newton(
         ValueError: as for `sample_losses`. The operation raises it for a v or a batch that does not fit.
 
     Examples:
-        Of (xᵢ w − yᵢ)² the criterion's Hessian is 2, so that m = mean of 2 xᵢ²:
+        The Hessian of the criterion (output − y)² is 2, so m is the mean of 2 xᵢ²:
 
         >>> import torch
         >>> def line(params, buffers, x):

@@ -26,20 +26,21 @@ def inverse_harmonic_mean(
 ) -> Operation:
     """The mean of inverse rank-one updates, m(batch) = 1/n Σᵢ (∇ℓᵢ ∇ℓᵢᵀ + λI)⁻¹, by Sherman and Morrison's formula.
 
-    m v = (v − 1/n Σᵢ ∇ℓᵢ (∇ℓᵢ·v) / (λ + ‖∇ℓᵢ‖²)) / λ. It stands for the inverse of `damped(gauss_newton(loss), λ)`, with
-    inversion and summation exchanged. Gradients are held while they have at most `held` numbers; larger ones are kept layer by
-    layer, as inputs and gradients of outputs, or formed a chunk of samples at a time.
+    m v = (v − 1/n Σᵢ ∇ℓᵢ (∇ℓᵢ·v) / (λ + ‖∇ℓᵢ‖²)) / λ. It replaces the inverse of `damped(gauss_newton(loss), λ)`: it
+    takes the inverse of each sample's matrix first, and the mean afterwards. Gradients are held while they have at most `held`
+    numbers. Larger ones are kept by layer, as inputs of layers and gradients at their outputs, or formed in chunks of samples.
 
     Args:
-        loss: `(params, buffers, batch) -> (n,)`, in which a sample does not depend on the others.
-        regularization: λ, positive and finite; or a 0-dim tensor, which may be vmapped.
-            Where no number can be read, under vmap and torch.compile, the product is NaN if λ is not positive.
-        held: the most numbers of gradients of samples to hold, n × D or those outside of known layers. The product does
-            not depend on it.
-        chunk_size: how many vectors are multiplied at once, see `batch_operation`. By default as many as hold 2²² numbers
-            where gradients are held or kept layer by layer, else 2¹⁶.
-        sample_chunk_size: how many gradients of samples are formed at once, and none are kept. By default, where gradients
-            are neither held nor kept layer by layer, as many as have 2²² numbers. The product does not depend on it.
+        loss: `(params, buffers, batch) -> (n,)`; samples must not depend on each other.
+        regularization: λ, positive and finite; or a 0-dim tensor, which may be vmapped. Where no number can be read (under
+            vmap and torch.compile), the product is NaN if λ is not positive.
+        held: the most numbers of gradients of samples to hold: all n × D of them, or those outside of known layers. The
+            product does not depend on it.
+        chunk_size: how many vectors are multiplied at once, see `batch_operation`. By default they have at most 2²² numbers
+            if gradients are held or kept by layer, and 2¹⁶ otherwise.
+        sample_chunk_size: how many gradients of samples are formed at once; then none are kept. By default they have at most
+            2²² numbers, and this matters only if gradients are neither held nor kept by layer. The product does not depend
+            on it.
 
     Returns:
         `op(params, buffers, batch, v) -> product`, linear, symmetric, positive definite, with eigenvalues in (0, 1/λ].
@@ -50,7 +51,7 @@ def inverse_harmonic_mean(
             operation raises it for a loss that returns no `(n,)` or mixes samples, and for a v or a batch that does not fit.
 
     Examples:
-        Of ℓᵢ = xᵢ w the gradients are xᵢ, so that m = mean of 1 / (xᵢ² + λ):
+        The gradient of ℓᵢ = xᵢ w is xᵢ, so m is the mean of 1 / (xᵢ² + λ):
 
         >>> loss = lambda params, buffers, x: params["w"] * x
         >>> op = inverse_harmonic_mean(loss, regularization=1.0)

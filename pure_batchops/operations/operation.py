@@ -21,8 +21,8 @@ def batch_operation(
     Args:
         at: `at(params, buffers, batch)` does all the work that does not depend on v and returns a pure, linear
             `tree -> tree` from trees with the structure of params to the same.
-        chunk_size: how many vectors are multiplied at once by `torch.vmap`, 1 for a loop. By default as many as hold
-            2¹⁶ numbers, at least one, and all under torch.compile. The product does not depend on it.
+        chunk_size: how many vectors are multiplied at once by `torch.vmap`, 1 for a loop. By default they have at most 2¹⁶
+            numbers; under torch.compile all go together. The product does not depend on it.
         batch_dim: the axis of the samples in a batch, along which an average counts its points. By default the average takes
             the number of losses that operations inside `at` see, and counts along axis 0 if there are none.
 
@@ -37,7 +37,7 @@ def batch_operation(
         ValueError: if chunk_size is not positive. The operation raises it for a v of other leaves, shape or device.
 
     Examples:
-        The matrix diag(mean of xᵢ²), which a user adds as an operation of their own:
+        A user's own operation, the matrix diag(mean of xᵢ²):
 
         >>> import torch
         >>> def at(params, buffers, batch):

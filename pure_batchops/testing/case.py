@@ -6,10 +6,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from pure_batchops.layouts import is_uniform
 from pure_batchops.testing.agreement import Tolerance
 from pure_batchops.trees import leaves, map_leaves, rebuilt, tree_flatten, tree_map
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree, Vector
-from pure_batchops.vectors import is_uniform
 
 MEMBERS = 3
 """How many members an ensemble has."""

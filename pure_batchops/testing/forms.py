@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from pure_batchops.layouts import is_uniform
 from pure_batchops.testing.agreement import Tolerance, agree
 from pure_batchops.testing.case import Case, copied, flat, product, row, stacked, vector
 from pure_batchops.trees import map_leaves, named_leaves
 from pure_batchops.types import Tree, Vector
-from pure_batchops.vectors import is_uniform
 
 Order = Callable[[list[Any]], list[Any]]
 
