@@ -93,6 +93,17 @@ def test_average_weighs_by_the_losses_that_the_operation_saw(loss, operation, ar
         assert_close(pb.averaged(op)(PARAMS, {}, batches, V), expected(op, batches))
 
 
+@pytest.mark.parametrize("around_op", WRAPPERS)
+@pytest.mark.parametrize("around_loss", WRAPPERS)
+def test_average_with_error_and_average_from_a_file_weigh_by_the_same_losses(around_loss, around_op, batches, tmp_path):
+    op = WRAPPERS[around_op](pb.hessian(WRAPPERS[around_loss](by_hand)))
+    with_error = pb.averaged_with_error(op)(PARAMS, {}, batches, V)
+    assert_close(with_error.value, expected(op, batches))
+    resumable = pb.resumable(op, tmp_path / "state.pt", every=1)
+    resumable(PARAMS, {}, batches[:2], V)
+    assert_close(resumable(PARAMS, {}, batches, V), expected(op, batches))
+
+
 def test_average_of_a_vmapped_operation_counts_the_samples_of_a_member(batches):
     ensemble = {"w": torch.stack([PARAMS["w"], 2 * PARAMS["w"]])}
     op = torch.vmap(pb.hessian(LOSSES["by hand"]), in_dims=(0, None, None, None))

@@ -190,6 +190,16 @@ def test_chunk_size_of_zero_is_refused(function: Any) -> None:
 
 
 @every_function
+def test_inverse_may_be_a_plain_function_whose_batches_are_read_again(function: Any) -> None:
+    p = problem("perceptron", 3)
+    inverse = INVERSES["direct"](p)
+    plain = influences_of(function, [p.batch], p, lambda *arguments: inverse(*arguments))
+    assert_close(plain, influences_of(function, [p.batch], p, inverse))
+    with pytest.raises(ValueError, match="train_batches must be iterable again"):
+        influences_of(function, iter([p.batch]), p, lambda *arguments: inverse(*arguments))
+
+
+@every_function
 def test_stream_that_can_be_read_only_once_is_refused(function: Any) -> None:
     with pytest.raises(ValueError, match="train_batches must be iterable again"):
         influences_of(function, iter([problem("perceptron", 3).batch]))

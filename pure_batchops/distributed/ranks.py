@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from pure_batchops.trees import leaves, named_leaves
-from pure_batchops.types import Params, Tree, Vector
+from pure_batchops.averages.sampled import are_close, sampled
+from pure_batchops.trees import leaves
+from pure_batchops.types import Params, Vector
 
 T = TypeVar("T")
 Group = Any
 """A `torch.distributed.ProcessGroup`, or None for all processes."""
-
-_SAMPLED = 64
 
 
 def check_group(group: Group) -> None:
@@ -68,7 +67,7 @@ def computed_on_all(
     told: tuple[str | None, Any]
     try:
         found = compute()
-        told = None, pickle.dumps((_sampled(params), _sampled(v), description(found)))
+        told = None, pickle.dumps((sampled(params), sampled(v), description(found)))
     except Exception as error:  # it must be told before it is raised, or the others would wait
         failure, told = error, (f"{type(error).__name__}: {error}", b"")
     everyone: list[Any] = [None] * size
@@ -88,21 +87,10 @@ def computed_on_all(
     return found, list(descriptions)
 
 
-def _sampled(tree: Tree) -> list[float]:
-    """Some of the numbers of a tree, at most about 128, whatever the order of its keys."""
-    named = sorted(named_leaves(tree).items())
-    chosen = named[:: max(1, len(named) // _SAMPLED)]
-    each = max(1, _SAMPLED // len(chosen))
-    parts = (leaf.detach().reshape(-1)[:: max(1, leaf.numel() // each)][:each] for _, leaf in chosen)
-    return [number for part in parts for number in part.double().tolist()]
-
-
 def _check_equal(what: str, samples: Sequence[list[float]]) -> None:
-    """Up to rounding: what is computed on other processors may differ in it."""
-    first = torch.tensor(samples[0], dtype=torch.float64)
+    """All ranks have the same numbers, up to rounding: other processors may round in another way."""
     for rank, sample in enumerate(samples):
-        other = torch.tensor(sample, dtype=torch.float64)
-        if first.shape != other.shape or not torch.allclose(first, other, rtol=1e-3, atol=1e-6, equal_nan=True):
+        if not are_close(samples[0], sample, rtol=1e-3, atol=1e-6):
             msg = (
                 f"{what} must be the same on all ranks, got another on rank {rank} than on rank 0; give all the same seed, or "
                 "broadcast it (vectors sharded over a group cannot be averaged over the same group)"
