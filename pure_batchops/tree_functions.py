@@ -88,14 +88,14 @@ def tree_norm(x: Tree) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([norm.to(dtype) for norm in norms]))
 
 
-def tree_random(like: Tree, seed: int = 0, count: int | None = None) -> Tree:
+def tree_random(like: Tree, seed: int | Tensor = 0, count: int | None = None) -> Tree:
     """Independent standard normal numbers in the shape of a tree.
 
     They depend on the seed and the shapes alone, and on no random number generator of torch's.
 
     Args:
         like: a tree of floating-point tensors, such as params.
-        seed: a whole number of at least zero.
+        seed: a whole number of at least zero; or a 0-dim integer tensor, which torch.vmap may map over.
         count: how many trees to draw; None draws one.
 
     Returns:
@@ -117,7 +117,7 @@ def tree_random(like: Tree, seed: int = 0, count: int | None = None) -> Tree:
             raise TypeError(msg)
     if not flat:
         return like
-    seed = checks.whole("seed", seed, least=0)
+    seed = checks.seed("seed", seed)
     lead = () if count is None else (checks.whole("count", count),)
     sizes = [leaf.numel() for leaf in flat]
     numbers = normal(seed, (*lead, sum(sizes)), torch.empty((), dtype=_common_dtype(flat), device=flat[0].device))

@@ -168,3 +168,10 @@ def test_state_without_one_leading_axis_is_refused(state, message):
 
 def test_version_is_that_of_the_installed_package():
     assert pb.__version__[0].isdigit()
+
+
+def test_random_tree_of_a_mapped_seed_is_that_of_each_seed():
+    like = {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
+    mapped = torch.vmap(lambda seed: pb.tree_random(like, seed), randomness="error")(torch.tensor([0, 3]))
+    for i, seed in enumerate((0, 3)):
+        assert_close({name: leaf[i] for name, leaf in mapped.items()}, pb.tree_random(like, seed), rtol=0, atol=0)

@@ -55,7 +55,8 @@ def saved_average(path: Path, marks: Mapping[str, str], params: Params) -> Saved
         refuse(path, " and ".join(f"other {name}" for name in others))
     total, numbers = content["total"], content["state"]
     tree = rebuilt(params, total) if isinstance(total, list) else total
-    return SavedAverage(AverageState(total=tree, **numbers), content["order"], content["first"])
+    dtypes = tuple(getattr(torch, name) for name in numbers["dtypes"])
+    return SavedAverage(AverageState(tree, numbers["weight"], numbers["batches"], dtypes), content["order"], content["first"])
 
 
 def refuse(path: Path, owner: str) -> NoReturn:
@@ -101,7 +102,8 @@ def save(average: SavedAverage, path: Path, marks: Mapping[str, str], params: Pa
     total, weight, batches, dtypes = average.state
     if total is not None and not isinstance(total, torch.Tensor):
         total = same_leaves("the product of a resumable average", parameter_leaves(params), total)
-    numbers = {"weight": weight, "batches": batches, "dtypes": dtypes}
+    names = [str(dtype).removeprefix("torch.") for dtype in dtypes]  # torch 2.1 loads no bfloat16 dtype
+    numbers = {"weight": weight, "batches": batches, "dtypes": names}
     content = {
         "version": _VERSION,
         "marks": dict(marks),

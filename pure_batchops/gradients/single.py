@@ -19,7 +19,7 @@ def number_of_samples(loss: SampleLosses, params: Params, buffers: Buffers, batc
     tensors = [part for part in leaves(batch) if isinstance(part, Tensor) and -part.dim() <= axis < part.dim()]
     lengths = [tensor.shape[axis] for tensor in tensors]
     # A set of lengths would fix the size under torch.compile, which then compiles again for each size.
-    agree = len(lengths) > 0 and all(length == lengths[0] for length in lengths)
+    agree = len(lengths) > 0 and all(length == lengths[0] > 0 for length in lengths)  # the loss refuses an empty batch
     return lengths[0] if agree else len(checked_losses(loss)(params, buffers, batch))
 
 
