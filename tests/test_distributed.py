@@ -225,9 +225,9 @@ def test_error_of_one_rank_is_raised_on_all_and_names_the_rank(everywhere):
         assert isinstance(error, ValueError)
         assert "nothing to average" in str(error)
     for error in [*everywhere(sharded, 4, "rows", None, False, 2), *everywhere(failing, "other v")]:
-        assert "v must be the same on all ranks, got another on rank 2" in str(error)
+        assert "v must be the same on all ranks, got other values on rank 2 than on rank 0;" in str(error)
     for error in everywhere(failing, "other params"):
-        assert "params must be the same on all ranks, got another on rank 2" in str(error)
+        assert "params must be the same on all ranks, got other values on rank 2 than on rank 0;" in str(error)
     for error in everywhere(misused):
         assert "cannot be averaged over the same group" in str(error)
     own, *others = everywhere(sharded, 4, "rows", 0)
@@ -261,7 +261,7 @@ def test_rank_that_is_killed_or_stopped_ends_the_others_within_the_timeout(tmp_p
         answers = run(struck, how, seconds=30, answering=(0, 2))
         assert how == signal.SIGSTOP or processes.ended(run.members[1:2], 10) == [-signal.SIGKILL]
     for message, waited in answers:
-        assert "within the timeout of the process group, got one that ended or was late: rank" in message
+        assert "within the timeout of the process group, got a rank that ended or was late: rank" in message
         assert waited < 2 * timeout
 
 

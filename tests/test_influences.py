@@ -1,4 +1,4 @@
-"""Influences against the dense matrices, and against the truth: training points left out, the model trained anew."""
+"""Influences against the dense matrices, and against the truth: training points left out, the model trained again."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -227,7 +227,9 @@ def test_self_influence_of_no_batches_is_refused():
 
 def test_inputs_that_are_whole_numbers_cannot_be_perturbed():
     tied = problem("tied", 2)
-    with pytest.raises(TypeError, match=r"inputs must be floating-point tensors to be perturbed, got torch.int64"):
+    with pytest.raises(
+        TypeError, match=r"inputs must be floating-point tensors, because their derivative is taken, got torch.int64"
+    ):
         influences_of(pb.perturbation_influence, [tied.batch], tied)
 
 

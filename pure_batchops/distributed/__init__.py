@@ -1,4 +1,4 @@
-"""Averages and products over several processes, on torch.distributed. Imported by `import pure_batchops.distributed`.
+"""Averages and products over several processes, on torch.distributed. Import it with `import pure_batchops.distributed`.
 
     op ─distributed.averaged──────────▶ mean_op(params, buffers, batches, v) ─▶ product      each rank its own batches
     op ─distributed.resumable─────────▶ the same, each rank with a state in a file

@@ -1,4 +1,4 @@
-"""What the ranks of a group tell each other: whether all went well, and what they have."""
+"""A computation on all ranks of a group: every rank learns the results and the errors of the others."""
 
 import pickle
 import time
@@ -21,23 +21,25 @@ Group = Any
 def check_group(group: Group) -> None:
     """A process group, or None for all processes."""
     if group is None or (dist.is_available() and group is dist.GroupMember.NON_GROUP_MEMBER):
-        return  # what new_group gives to the processes outside is refused when it is used
+        return  # new_group gives NON_GROUP_MEMBER to processes outside the group; `rank_and_size` refuses it
     if not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
         msg = f"group must be a torch.distributed.ProcessGroup, or None for all processes, got {type(group).__name__}"
         raise TypeError(msg)
 
 
 def rank_and_size(group: Group) -> tuple[int, int]:
-    """The rank of this process in the group, and how many ranks there are."""
+    """The rank of this process in the group, and the number of ranks."""
     if not (dist.is_available() and dist.is_initialized()):
         msg = (
-            "a process group must be initialised before anything is computed over it, got none; call "
-            "torch.distributed.init_process_group (under torchrun it needs no more than a backend and a timeout)"
+            "a process group must be initialised before a computation over it, got none; call "
+            "torch.distributed.init_process_group (under torchrun it needs only a backend and a timeout)"
         )
         raise ValueError(msg)
     rank = dist.get_rank(group)
     if rank < 0:
-        msg = "this process must be a member of group, got a group without it; call it on the ranks of the group only"
+        msg = (
+            "this process must be a member of group, got a group without it; call the operation only on the ranks of the group"
+        )
         raise ValueError(msg)
     return rank, dist.get_world_size(group)
 
@@ -45,76 +47,76 @@ def rank_and_size(group: Group) -> tuple[int, int]:
 def computed_on_all(
     compute: Callable[[], T], description: Callable[[T], Any], params: Params, v: Vector, group: Group
 ) -> tuple[T, list[Any]]:
-    """What this rank computes, and the description of what each computes, once all have.
+    """Compute on every rank, and exchange descriptions of the results.
 
     Args:
         compute: the work of this rank.
-        description: of what it computes, small, to be told to all others.
+        description: `result -> description`, a small object that is sent to all ranks.
         params: the same on all ranks.
         v: the same on all ranks.
         group: the ranks.
 
     Returns:
-        What compute returned, and the descriptions in the order of ranks.
+        The result of this rank, and the descriptions from all ranks, in the order of ranks.
 
     Raises:
-        Exception: what compute raised on this rank.
-        RuntimeError: if it raised on another, or a rank did not come in time.
+        Exception: the error of compute on this rank.
+        RuntimeError: if compute raised an error on another rank, or a rank was late.
         ValueError: on all ranks, if params or v differ.
     """
     _, size = rank_and_size(group)
     failure: Exception | None = None
-    told: tuple[str | None, Any]
+    answer: tuple[str | None, bytes]
     try:
-        found = compute()
-        told = None, pickle.dumps((sampled(params), sampled(v), description(found)))
-    except Exception as error:  # it must be told before it is raised, or the others would wait
-        failure, told = error, (f"{type(error).__name__}: {error}", b"")
-    everyone: list[Any] = [None] * size
+        result = compute()
+        answer = None, pickle.dumps((sampled(params), sampled(v), description(result)))
+    except Exception as error:  # send the error before raising it, or the other ranks would wait
+        failure, answer = error, (f"{type(error).__name__}: {error}", b"")
+    answers: list[Any] = [None] * size
     try:
-        with in_time(group), _current(params):
-            dist.all_gather_object(everyone, told, group=group)
+        with timeout_explained(group), _device_of_exchange(params):
+            dist.all_gather_object(answers, answer, group=group)
     finally:
         if failure is not None:
             raise failure
-    for rank, (message, _) in enumerate(everyone):
+    for rank, (message, _) in enumerate(answers):
         if message is not None:
             msg = f"every rank must compute its part, got an error on rank {rank}: {message}"
             raise RuntimeError(msg)
-    all_params, all_v, descriptions = zip(*(pickle.loads(content) for _, content in everyone), strict=True)
+    all_params, all_v, descriptions = zip(*(pickle.loads(content) for _, content in answers), strict=True)
     _check_equal("params", all_params)
     _check_equal("v", all_v)
-    return found, list(descriptions)
+    return result, list(descriptions)
 
 
-def _check_equal(what: str, samples: Sequence[list[float]]) -> None:
+def _check_equal(name: str, samples: Sequence[list[float]]) -> None:
     """All ranks have the same numbers, up to rounding: other processors may round in another way."""
     for rank, sample in enumerate(samples):
         if not are_close(samples[0], sample, rtol=1e-3, atol=1e-6):
             msg = (
-                f"{what} must be the same on all ranks, got another on rank {rank} than on rank 0; give all the same seed, or "
-                "broadcast it (vectors sharded over a group cannot be averaged over the same group)"
+                f"{name} must be the same on all ranks, got other values on rank {rank} than on rank 0; use one seed on all "
+                "ranks, or broadcast it (vectors sharded over a group cannot be averaged over the same group)"
             )
             raise ValueError(msg)
 
 
-def _current(params: Params) -> AbstractContextManager[Any]:
-    """The device of params as the current one of nccl, which exchanges objects there."""
+def _device_of_exchange(params: Params) -> AbstractContextManager[Any]:
+    """Make the device of params the current one: nccl exchanges objects on the current device."""
     device = leaves(params)[0].device
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
-def in_time(group: Group) -> Generator[None, None, None]:
-    """Around a collective: its errors say what they mean."""
+def timeout_explained(group: Group) -> Generator[None, None, None]:
+    """Raise the errors of a collective again, with an explanation of what they mean."""
     start = time.monotonic()
     try:
         yield
     except RuntimeError as error:
         rank, size, waited = dist.get_rank(group), dist.get_world_size(group), time.monotonic() - start
         msg = (
-            f"every rank must come to the exchange within the timeout of the process group, got one that ended or was late: "
+            f"every rank must reach the exchange within the timeout of the process group, got a rank that ended or was late: "
             f"rank {rank} of {size} waited for {waited:.1f} s; torch says: {error}; the group cannot be used again, start the "
-            "processes anew"
+            "processes again"
         )
         raise RuntimeError(msg) from error

@@ -1,1 +1,1 @@
-"""Inverses between the gradients of single samples: one file, one kind of influence."""
+"""Influences of training points: each multiplies gradients of single samples with an inverse. One file, one influence."""

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.influences.sides import check, gradient_rows, gradients_of_batches, pushed, solver
+from pure_batchops.influences.gradient_rows import gradient_rows
+from pure_batchops.influences.inner_products import gradients_of_batches, inner_products
+from pure_batchops.influences.inverse_at import inverse_at
 from pure_batchops.trees import device_of, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses
 
@@ -16,27 +18,27 @@ def influence(
 ) -> Callable[[Params, Buffers, Iterable[Batch], Batch], Tensor]:
     """The influence of each training point on the loss of each test point, −∇ℓ_testᵀ M⁻¹ ∇ℓ_train.
 
-    It is the derivative of the test point's loss by the weight of the training point in n times the mean loss that was
-    minimised: without that one of n points, the loss of the test point changes by about −influence / n.
+    The sign: a negative influence is helpful, because the training point lowers the loss of the test point. The scale:
+    without the training point, one of n, the loss of the test point changes by about −influence / n.
 
     Args:
-        inverse: M⁻¹, an operation on batches, `averaged(inverse_harmonic_mean(loss, λ))` or any inverse of `averaged(op)`.
+        inverse: M⁻¹, an operation on batches: `averaged(inverse_harmonic_mean(loss, λ))`, or any inverse of `averaged(op)`.
         loss: `(params, buffers, batch) -> (n,)`; samples must not depend on each other.
-        chunk_size: how many test points are solved for at once; for each chunk the training data are read twice. By default
-            as many as have gradients of 2²² numbers, at least one. Memory grows with it, and, but for the result, not with
-            the number of points.
+        chunk_size: the number of test points in one chunk. Each chunk reads the training data twice. By default the
+            gradients of a chunk hold at most 2²² numbers, or one gradient if that is larger. Memory grows with the chunk
+            size. Only the result grows with the number of points.
 
     Returns:
-        `influences(params, buffers, train_batches, test_batch) -> (n_test, n_train)`, training points in the order of
-        their batches, which must be iterable again in the same order, as a list is, or a DataLoader that does not shuffle.
+        `influences(params, buffers, train_batches, test_batch) -> (n_test, n_train)`. Training points come in the order of
+        their batches. The batches must come in the same order at each reading: a list, or a DataLoader that does not shuffle.
 
     Raises:
         TypeError: if inverse or loss is no function.
-        ValueError: if chunk_size is not positive. The function raises it for a generator of batches, a DataLoader that
-            shuffles, no batch, and a loss that mixes samples.
+        ValueError: if chunk_size is not positive. The function raises it for a generator of batches, for a DataLoader that
+            shuffles, if there is no batch, and for a loss that mixes samples.
 
     Examples:
-        Of the mean of ½ (w − xᵢ)² the Hessian is 1, and the gradients are w − xᵢ:
+        The Hessian of the mean of ½ (w − xᵢ)² is 1. The gradients are w − xᵢ:
 
         >>> from pure_batchops import averaged, direct, hessian
         >>> loss = lambda params, buffers, x: (params - x).square() / 2
@@ -48,19 +50,19 @@ def influence(
         Cook (1977), Detection of influential observation in linear regression.
         Koh and Liang (2017), Understanding black-box predictions via influence functions.
     """
-    check(inverse, loss)
+    checks.operation("inverse", inverse)
+    checks.loss(loss)
     chunk_size = checks.whole_or_none("chunk_size", chunk_size)
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch], test_batch: Batch) -> Tensor:
-        solve = solver(inverse, params, buffers, train_batches)
+        solve = inverse_at(inverse, params, buffers, train_batches)
 
-        def of_chunk(rows: Tensor) -> Tensor:
-            solved = solve(rows)
-            return torch.cat(
-                [pushed(found, params, solved) for found in gradients_of_batches(loss, params, buffers, train_batches)], 1
-            )
+        def products_of_chunk(test_rows: Tensor) -> Tensor:
+            solved = solve(test_rows)  # ∇ℓ_test → M⁻¹ ∇ℓ_test
+            gradients_by_batch = gradients_of_batches(loss, params, buffers, train_batches)
+            return torch.cat([inner_products(gradients, params, solved) for gradients in gradients_by_batch], 1)
 
         test = move(test_batch, device_of(params))
-        return -torch.cat([of_chunk(rows) for rows in gradient_rows(loss, params, buffers, test, chunk_size)])
+        return -torch.cat([products_of_chunk(rows) for rows in gradient_rows(loss, params, buffers, test, chunk_size)])
 
     return influences

@@ -9,28 +9,32 @@ from torch.func import grad
 
 from pure_batchops import checks
 from pure_batchops.batches import pair
-from pure_batchops.influences.sides import check, gradient_rows, solver, tree_of
+from pure_batchops.influences.gradient_rows import gradient_rows
+from pure_batchops.influences.inverse_at import inverse_at
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import device_of, leaves, map_leaves, move, tree_map
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
+from pure_batchops.vectors import unflatten
 
 
 def perturbation_influence(
     inverse: Operation, loss: SampleLosses, *, chunk_size: int | None = None
 ) -> Callable[[Params, Buffers, Iterable[Batch], Batch], Tree]:
-    """The influence of perturbing the inputs, −∂/∂x_train (∇ℓ_testᵀ M⁻¹ ∇ℓ_train): where to change a training point.
+    """The derivative of the influence by the training inputs, −∂/∂x_train (∇ℓ_testᵀ M⁻¹ ∇ℓ_train).
+
+    It tells where to change a training point so that the loss of a test point changes.
 
     Args:
         inverse: as for `influence`.
-        loss: as for `influence`, of pairs `(inputs, targets)` with floating-point inputs.
-        chunk_size: how many test points are solved for at once, by default as for `influence`.
+        loss: as for `influence`. Its batches are pairs `(inputs, targets)` with floating-point inputs.
+        chunk_size: the number of test points in one chunk, by default as for `influence`.
 
     Returns:
-        `influences(params, buffers, train_batches, test_batch) -> (n_test, n_train, …)`, a tree like the inputs.
+        `influences(params, buffers, train_batches, test_batch) -> (n_test, n_train, …)`: a tree like the inputs.
 
     Raises:
         TypeError: if inverse or loss is no function. The function raises it for inputs that are not floating-point.
-        ValueError: as for `influence`, and for batches that are no pairs.
+        ValueError: as for `influence`. The function also raises it for batches that are not pairs.
 
     Examples:
         >>> from pure_batchops import averaged, direct, hessian
@@ -40,39 +44,40 @@ def perturbation_influence(
         >>> influences(torch.tensor([2.0]), {}, [batch], batch)
         tensor([[-3.]])
     """
-    check(inverse, loss)
+    checks.operation("inverse", inverse)
+    checks.loss(loss)
     chunk_size = checks.whole_or_none("chunk_size", chunk_size)
     axis = traits_of(loss).batch_dim
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch], test_batch: Batch) -> Tree:
-        solve = solver(inverse, params, buffers, train_batches)
+        solve = inverse_at(inverse, params, buffers, train_batches)
 
-        def of_batch(batch: Batch, solved: Tensor) -> Tree:
+        def influences_of_batch(batch: Batch, solved: Tensor) -> Tree:
             inputs, targets = pair(move(batch, device_of(params)), axis)
-            _refuse_integers(inputs)
+            _check_floating_point(inputs)
 
-            def slope(inputs: Tree, row: Tensor) -> Any:  # Σⱼ ∇ℓⱼᵀ row, of which each sample has its own term
+            def slope(inputs: Tree, row: Tensor) -> Any:  # Σⱼ ∇ℓⱼᵀ row: one term for each sample
                 gradient = grad(lambda p: loss(p, buffers, (inputs, targets)).sum())(params)
-                return sum((g * s).sum() for g, s in zip(leaves(gradient), leaves(tree_of(params, row)), strict=True))
+                return sum((g * s).sum() for g, s in zip(leaves(gradient), leaves(unflatten(params, row)), strict=True))
 
-            found = torch.vmap(grad(slope), (None, 0))(inputs, solved)
-            return tree_map(lambda leaf: -leaf.movedim(axis % (leaf.dim() - 1) + 1, 1), found)
+            mixed = torch.vmap(grad(slope), (None, 0))(inputs, solved)
+            return tree_map(lambda leaf: -leaf.movedim(axis % (leaf.dim() - 1) + 1, 1), mixed)  # the axis of samples → 1
 
-        def of_chunk(rows: Tensor) -> Tree:
-            solved = solve(rows)
-            return _joined([of_batch(batch, solved) for batch in train_batches], 1)
+        def influences_of_chunk(test_rows: Tensor) -> Tree:
+            solved = solve(test_rows)  # ∇ℓ_test → M⁻¹ ∇ℓ_test
+            return _joined([influences_of_batch(batch, solved) for batch in train_batches], 1)
 
         test = move(test_batch, device_of(params))
-        return _joined([of_chunk(rows) for rows in gradient_rows(loss, params, buffers, test, chunk_size)], 0)
+        return _joined([influences_of_chunk(rows) for rows in gradient_rows(loss, params, buffers, test, chunk_size)], 0)
 
     return influences
 
 
-def _refuse_integers(inputs: Tree) -> None:
+def _check_floating_point(inputs: Tree) -> None:
     for leaf in leaves(inputs):
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
-            seen = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
-            msg = f"inputs must be floating-point tensors to be perturbed, got {seen}"
+            kind = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
+            msg = f"inputs must be floating-point tensors, because their derivative is taken, got {kind}"
             raise TypeError(msg)
 
 
