@@ -13,15 +13,18 @@ from contextvars import ContextVar
 from itertools import count
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from pure_batchops import tracing
 from pure_batchops.batches import n_points
+from pure_batchops.trees import leaves
 from pure_batchops.types import Batch
 
 
 class Seen(NamedTuple):
-    """What was told during a call: by operations, and by losses."""
+    """What was told during a call: by operations, with the batch that they saw, and by losses."""
 
-    points: list[float]
+    points: list[tuple[float, Batch]]
     losses: list[float]
 
 
@@ -33,14 +36,14 @@ _CALLS = count()
 _OPEN: set[int] = set()
 
 
-def saw_points(points: float | None) -> None:
-    """Tell the average around, if there is one, that the product is a mean over so many samples."""
+def saw_points(points: float | None, batch: Batch) -> None:
+    """Tell the average around, if there is one, that the product with a batch is a mean over this number of samples."""
     if points is not None:
-        _tell("points", points)
+        _tell("points", points if tracing.compiling() else (points, batch))
 
 
 def saw_losses(losses: int) -> None:
-    """Tell the operation around, if it asks, that a loss returned so many losses of samples."""
+    """Tell the operation around, if it asks, how many losses of samples a loss returned."""
     _tell("losses", losses)
 
 
@@ -66,10 +69,30 @@ def counted(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Seen]:
 
 def points_of(seen: Seen, batch: Batch) -> float | None:
     """The number of samples of a batch; None if it is not known."""
-    # Operations are believed. Without them the points along axis 0 are counted, if a loss saw as many.
-    if seen.points:
-        return seen.points[0] if all(points == seen.points[0] for points in seen.points) else None
-    return points_along(batch, 0) if seen.losses and max(seen.losses) == points_along(batch, 0) else None
+    if not seen.points:  # the points along axis 0 are counted, if a loss saw as many
+        return points_along(batch, 0) if seen.losses and max(seen.losses) == points_along(batch, 0) else None
+    points = seen.points[0][0]
+    if any(other != points for other, _ in seen.points):
+        return None
+    # An operation that saw tensors of this very batch is believed. Other tensors may be a part of it, such as a chunk.
+    is_whole = all(_is_from(batch, other) for _, other in seen.points) or any(length == points for length in _lengths(batch))
+    return points if is_whole else None
+
+
+def _is_from(batch: Batch, other: Batch) -> bool:
+    """Whether all that another batch holds are tensors of this one."""
+    if other is None:  # compiled code does not tell
+        return False
+    own, seen = {id(leaf) for leaf in leaves(batch)}, leaves(other)
+    return bool(seen) and all(id(leaf) in own for leaf in seen)
+
+
+def _lengths(batch: Batch) -> list[int]:
+    """The lengths of the axes on which all tensors of a batch agree."""
+    shapes = [leaf.shape for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    dimensions = [len(shape) for shape in shapes]  # the compiler cannot trace min of a generator
+    axes = range(min(dimensions) if dimensions else 0)
+    return [shapes[0][axis] for axis in axes if all(shape[axis] == shapes[0][axis] for shape in shapes)]
 
 
 def points_along(batch: Batch, axis: int) -> int | None:
@@ -80,7 +103,7 @@ def points_along(batch: Batch, axis: int) -> int | None:
         return None
 
 
-def _tell(kind: str, number: float) -> None:
+def _tell(kind: str, number: Any) -> None:
     if tracing.compiling():
         _COMPILED[kind] = number
         return
@@ -91,4 +114,4 @@ def _tell(kind: str, number: float) -> None:
 
 def _seen_by_compiled_code() -> Seen:
     points, losses = _COMPILED["points"], _COMPILED["losses"]
-    return Seen([] if points is None else [points], [] if losses is None else [losses])
+    return Seen([] if points is None else [(points, None)], [] if losses is None else [losses])

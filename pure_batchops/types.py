@@ -49,11 +49,13 @@ class Traits(NamedTuple):
     Attributes:
         batch_dim: of a loss, the axis of the samples in its batches.
         independent: of a loss, whether the loss of each sample depends on no other sample.
+        row_by_row: of a loss, whether its model is known to keep the rows of axis 0 apart in every layer.
         terms: of an average, the batches one by one.
     """
 
     batch_dim: int = 0
     independent: bool = False
+    row_by_row: bool = False
     terms: Terms | None = None
 
 

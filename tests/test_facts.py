@@ -6,6 +6,7 @@ from functools import partial, wraps
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.testing import assert_close
 
 import pure_batchops as pb
@@ -210,3 +211,66 @@ def test_declared_function_keeps_its_products_and_its_at():
     op = pb.declared(pb.hessian(by_hand), batch_dim=1)
     batch = torch.randn(3, 2, 2, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
     assert_close(op.at(PARAMS, {}, batch)(V), op(PARAMS, {}, batch, V))
+
+
+def in_chunks(size):
+    """The Hessian, a chunk of samples at a time: the samples lie on axis 1."""
+    op = pb.hessian(LOSSES["by hand"])
+
+    def product(params, buffers, batch, v):
+        n = batch[1].shape[1]
+        parts = zip(*(part.split(size, 1) for part in batch), strict=True)
+        return {"w": sum(op(params, buffers, part, v)["w"] * part[1].shape[1] for part in parts) / n}
+
+    return product
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_operation_that_takes_the_batch_in_parts_is_asked_for_the_weight(size):
+    data = torch.randn(5, 14, 2, dtype=torch.float64), torch.randn(5, 14, dtype=torch.float64)
+    batches = list(zip(*(part.split([8, 4, 2], 1) for part in data), strict=True))
+    with pytest.raises(ValueError, match="takes the batch in parts.*give weight="):
+        pb.averaged(in_chunks(size))(PARAMS, {}, batches, V)
+    mean = pb.averaged(in_chunks(size), weight=lambda batch: pb.n_points(batch, 1))
+    assert_close(mean(PARAMS, {}, batches, V), pb.hessian(by_hand)(PARAMS, {}, data, V))
+
+
+def test_operation_on_some_tensors_of_a_batch_is_believed(batches):
+    op = pb.hessian(LOSSES["by hand"])
+    dicts = [{"x": x, "y": y, "of all": torch.ones(7)} for x, y in batches]
+    mean = pb.averaged(lambda params, buffers, batch, v: op(params, buffers, (batch["x"], batch["y"]), v))
+    assert_close(mean(PARAMS, {}, dicts, V), expected(op, batches))
+
+
+def sequence_first(params, _, batch):
+    x, y = batch
+    hidden = torch.tanh(F.linear(x, params["w"], params["b"]))
+    return (F.linear(hidden, params["v"])[..., 0] - y).square().sum(0)
+
+
+def samples_first(params, buffers, batch):
+    return sequence_first(params, buffers, (batch[0].movedim(1, 0), batch[1].T))
+
+
+def prototypes(params, buffers, batch):
+    codes = F.linear(buffers["codes"], params["w"], params["b"])
+    return (F.linear(batch[0], params["w"], params["b"]) @ codes.T).square().sum(1) + 0 * params["v"].sum()
+
+
+def turned_round(params, _, batch):
+    return F.linear(F.linear(batch[0].flip(0), params["w"], params["b"]).sin(), params["v"])[:, 0].flip(0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "batch_dim", "shape"),
+    [(sequence_first, 1, (4, 4, 3)), (samples_first, 0, (4, 4, 3)), (prototypes, 0, (4, 3)), (turned_round, 0, (4, 3))],
+)
+def test_layers_whose_rows_are_no_samples_are_not_taken_for_them(loss, batch_dim, shape):
+    """The samples are independent, as declared, but row i of a layer does not belong to sample i."""
+    shapes = {"w": (5, 3), "b": (5,), "v": (1, 5)}
+    params = {name: torch.randn(shape, dtype=torch.float64) for name, shape in shapes.items()}
+    buffers = {"codes": torch.randn(4, 3, dtype=torch.float64)}
+    batch = torch.randn(shape, dtype=torch.float64), torch.randn(4, 4, dtype=torch.float64)
+    rows = torch.func.jacrev(loss)(params, buffers, batch)
+    declared = pb.declared(loss, independent=True, batch_dim=batch_dim)
+    assert_close(pb.sample_gradients(declared)(params, buffers, batch), rows)

@@ -56,7 +56,7 @@ def averaged(
 
     def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector = ...) -> Vector:
         state = average_fold(average_start(), stream.products(params, buffers, batches, v))
-        saw_points(state.weight)  # for an average of averages
+        saw_points(state.weight, batches)  # for an average of averages
         return average_result(state)
 
     def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[Term]:

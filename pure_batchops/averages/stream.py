@@ -88,11 +88,12 @@ def weighted_product(
 def _points(seen: Seen, batch: Batch) -> float:
     points = points_of(seen, batch)
     if points is None:
-        told = sorted(set(seen.points or seen.losses))
-        got = f"the numbers {', '.join(map(str, told))}" if told else "an operation that saw no losses of samples"
+        told = sorted({points for points, _ in seen.points} or set(seen.losses))
+        got = f"losses of {', '.join(map(str, told))} samples" if told else "an operation that saw no losses of samples"
         msg = (
-            f"an average must know how many samples a batch holds, got {got} (a bare function, or a loss that returns one "
-            "number?); give weight=, for instance weight=pure_batchops.n_points for samples along axis 0"
+            f"an average must know how many samples a batch holds, got {got} (a bare function, a loss that returns one "
+            "number, an operation that takes the batch in parts?); give weight=, for instance weight=pure_batchops.n_points "
+            "for samples along axis 0, or batch_dim= to batch_operation"
         )
         raise ValueError(msg)
     return points

@@ -1,7 +1,8 @@
 """The gradients of samples from one pass of plain autograd over the batch, for a loss that keeps its samples apart.
 
-For such a loss, row i of the gradient of the summed loss at a layer's output belongs to sample i alone. The pass takes no
-gradient of a weight at all.
+For such a loss, row i of the gradient of the summed loss at a layer's output belongs to sample i alone, if row i of the output
+does. This is known of a chain of torch's modules. For any other loss a second backward pass shows it, of Σ rᵢ ℓᵢ with random
+rᵢ: row i must become rᵢ times as large. No pass takes the gradient of a weight.
 """
 
 from functools import partial
@@ -13,10 +14,12 @@ from torch import Tensor
 from pure_batchops import tracing
 from pure_batchops.derivatives.plain_autograd import depends_on_other_leaves
 from pure_batchops.gradients.calls import FunctionCalls, holds_tensor, parameter_use
-from pure_batchops.gradients.layer import LayerKind, LayerRecord, Options, bias_gradients, weight_gradients
+from pure_batchops.gradients.layer import LayerKind, LayerRecord, Options, bias_gradients, weight_gradients, wide
 from pure_batchops.gradients.taps import LayerGradients, like_input
 from pure_batchops.losses.checked import checked_losses
+from pure_batchops.noise import uniform
 from pure_batchops.torch_privates import version
+from pure_batchops.traits import traits_of
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
@@ -50,9 +53,25 @@ def gradients_by_one_pass(
     reasons += _reasons(calls, losses, len(flat))
     if reasons:
         return tracing.refused("one pass", reasons[0])
-    deltas = torch.autograd.grad(losses.sum(), [call.output for call in calls])
+    outputs = [call.output for call in calls]
+    deltas = torch.autograd.grad(losses.sum(), outputs, retain_graph=not traits_of(loss).row_by_row)
+    if not traits_of(loss).row_by_row and not _rows_are_samples(losses, outputs, deltas):
+        return tracing.refused("one pass", "a row of a layer's output does not belong to one sample alone")
     with torch.no_grad():
         return _layer_gradients(calls, deltas, flat, losses.detach(), held)
+
+
+def _rows_are_samples(losses: Tensor, outputs: list[Tensor], deltas: tuple[Tensor, ...]) -> bool:
+    """Whether row i of each δ is the gradient of ℓᵢ: with probability one if Σ rᵢ ℓᵢ has the rows rᵢ δᵢ."""
+    factors = 0.5 + uniform(0, (len(losses),), losses).to(losses.dtype)
+    scaled = torch.autograd.grad((factors * losses).sum(), outputs)
+    for delta, other in zip(deltas, scaled, strict=True):
+        tolerance = torch.finfo(delta.dtype).eps ** 0.6
+        rows = wide(delta).flatten(1)
+        gap = wide(other).flatten(1) - wide(factors)[:, None] * rows
+        if not bool(gap.norm(dim=1).max() <= tolerance * rows.norm(dim=1).max()):
+            return False
+    return True
 
 
 def _recorded(

@@ -26,7 +26,7 @@ def mean_loss(loss: SampleLosses) -> Callable[..., Tensor]:
     def mean(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
         values = loss(params, buffers, batch)
         _check_dimensions(values, (0, 1), "a tensor of shape (n,) or ()")
-        saw_points(len(values) if values.dim() == 1 else None)
+        saw_points(len(values) if values.dim() == 1 else None, batch)
         return values.mean()
 
     return mean

@@ -51,4 +51,5 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
         saw_losses(len(losses))
         return losses
 
-    return marked(loss, Traits(batch_dim=axis, independent=axis == 0 and is_row_by_row(model)))
+    row_by_row = axis == 0 and is_row_by_row(model)
+    return marked(loss, Traits(batch_dim=axis, independent=row_by_row, row_by_row=row_by_row))

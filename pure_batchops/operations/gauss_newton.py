@@ -47,7 +47,7 @@ def gauss_newton(loss: SampleLosses, *, held: int = HELD, chunk_size: int | None
 
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
         losses, push, pull, _, _, on_rows, _, numbers_at_once = gradients_of_samples(loss, params, buffers, batch, held)
-        saw_points(len(losses))
+        saw_points(len(losses), batch)
         if on_rows is not None:
             return OnRows(partial(_product, *on_rows, len(losses)), numbers_at_once)
         return OnTrees(partial(_product, push, pull, len(losses)), numbers_at_once)

@@ -81,7 +81,7 @@ def curvature_of_outputs(
 
     def curved(inputs: Tree, targets: Tree, outputs: Tree) -> LinearMap:
         n = length("the model's outputs and inputs", (outputs, inputs), batch_dim)
-        saw_points(n)
+        saw_points(n, (inputs, targets))
         curve = curvature(outputs, targets)
         return lambda u: map_leaves(lambda leaf: leaf / n, curve(u))  # u ↦ C u / n
 

@@ -71,7 +71,7 @@ def inverse_harmonic_mean(
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
         gradients = gradients_of_samples(loss, params, buffers, batch, held, sample_chunk_size)
         losses, on_rows = gradients.losses, gradients.on_rows
-        saw_points(len(losses))
+        saw_points(len(losses), batch)
         scale = 1 / (len(losses) * (regularization + gradients.squared_norms()))
         scaled = partial(_scaled, scale, losses.dtype)
         if on_rows is not None:

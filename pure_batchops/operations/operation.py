@@ -58,7 +58,7 @@ def batch_operation(
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector = ...) -> Vector:
         product, seen = counted(op, params, buffers, batch, v)
-        saw_points(_points(seen, batch, axis))
+        saw_points(_points(seen, batch, axis), batch)
         return product
 
     def operation_at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
@@ -66,7 +66,8 @@ def batch_operation(
 
         def product(v: Vector) -> Vector:
             result, seen = counted(multiply, v)
-            saw_points(_points(Seen(seen_before.points + seen.points, seen_before.losses + seen.losses), batch, axis))
+            both = Seen(seen_before.points + seen.points, seen_before.losses + seen.losses)
+            saw_points(_points(both, batch, axis), batch)
             return result
 
         return product
