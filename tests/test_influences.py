@@ -252,3 +252,18 @@ def test_nothing_that_is_passed_in_is_changed(function: Any) -> None:
     influences_of(function, batches, p)
     assert_close(p.params, before, rtol=0, atol=0)
     assert_close(list(p.batch), batch, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+def test_loss_that_mixes_samples_is_refused_in_chunks_of_any_size(chunk_size):
+    def mixed(params, buffers, batch):
+        gap = torch.tanh(batch[0] @ params["w"]) - batch[1]
+        return (gap - gap.mean() / 2).square()
+
+    params = {"w": torch.randn(3, dtype=torch.float64)}
+    batch = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    inverse = lambda params, buffers, batches, v: v / 2  # noqa: E731
+    with pytest.raises(ValueError, match="samples must not depend on each other"):
+        pb.self_influence(inverse, mixed, chunk_size=chunk_size)(params, {}, [batch])
+    with pytest.raises(ValueError, match="samples must not depend on each other"):
+        pb.influence(inverse, mixed, chunk_size=chunk_size)(params, {}, [batch], batch)

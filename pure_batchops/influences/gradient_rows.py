@@ -1,13 +1,16 @@
 """The gradients of single samples as rows, a chunk at a time."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pure_batchops.batches import chunks, n_points
 from pure_batchops.budget import fitting
+from pure_batchops.gradients.mixing import refuse_mixed
 from pure_batchops.gradients.sample import formed_rows
+from pure_batchops.losses.checked import checked_losses
 from pure_batchops.losses.shared import without_shared
 from pure_batchops.rows import width
 from pure_batchops.traits import traits_of
@@ -27,7 +30,12 @@ def gradient_rows(
     """
     axis = traits_of(loss).batch_dim
     loss, batch = without_shared(loss, params, buffers, batch, axis)
-    for chunk in chunks(batch, chunk_size or fitting(width(params)), axis):
+    chunk_size = chunk_size or fitting(width(params))
+    losses = partial(_losses, loss, params, buffers)
+    # A chunk cannot show that its samples depend on those of other chunks.
+    in_batch = None if traits_of(loss).independent or n_points(batch, axis) <= chunk_size else losses(batch)
+    start = 0
+    for chunk in chunks(batch, chunk_size, axis):
         rows = torch.cat(formed_rows(loss, params, buffers, chunk), 1)
         if len(rows) != n_points(chunk, axis):
             msg = (
@@ -35,4 +43,10 @@ def gradient_rows(
                 "if its samples lie along another axis, declare it with pure_batchops.declared(loss, batch_dim=...)"
             )
             raise ValueError(msg)
-        yield rows
+        start += len(rows)
+        yield rows if in_batch is None else refuse_mixed(rows, losses(chunk), in_batch[start - len(rows) : start])
+
+
+def _losses(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return checked_losses(loss)(params, buffers, batch).detach()
