@@ -22,10 +22,9 @@ def monte_carlo_fisher(
 ) -> Operation:
     """The sampled Fisher, m(batch) = 1/(nS) Σᵢ Σₛ gᵢₛ gᵢₛᵀ, gᵢₛ = ∇θ −log p(yᵢₛ | model(xᵢ)), yᵢₛ drawn from the model.
 
-    The mean over draws is the Fisher. The gradient is of the outputs, so a product costs the same for any S. The noise
-    is a function of the seed and the place in the outputs alone: the same for every v, every K and every member of an
-    ensemble. Two batches therefore draw the same noise; over few large batches that hardly matters, over many small ones
-    raise `samples`.
+    Its mean over draws is the Fisher. Gradients are taken at the outputs, so a product costs the same for any S. The noise
+    depends on the seed and the place in the outputs alone: it is the same for every v and every K. Two batches draw the same
+    noise. Over few large batches this hardly matters; over many small ones, raise `samples`.
 
     Args:
         model: as for `sample_losses`.

@@ -1,4 +1,4 @@
-"""Whether two trees hold the same numbers, and if not, which of them differ most."""
+"""Do two trees hold the same numbers? If not, which numbers differ most?"""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from pure_batchops.trees import Path, named, named_leaves
 from pure_batchops.types import Tree
 
-_DEFAULTS = {  # those of torch.testing.assert_close
+_DEFAULTS = {  # as in torch.testing.assert_close
     torch.float16: (1e-3, 1e-5),
     torch.bfloat16: (1.6e-2, 1e-5),
     torch.float32: (1.3e-6, 1e-5),
@@ -17,12 +17,12 @@ _DEFAULTS = {  # those of torch.testing.assert_close
 
 
 class Tolerance(NamedTuple):
-    """|actual − expected| ≤ atol + rtol |expected| + 32 ε max |expected|; None is the default of torch for the dtype.
+    """|actual − expected| ≤ atol + rtol |expected| + 32 ε max |expected|. None means torch's default for the dtype.
 
     Attributes:
         rtol: the relative part.
         atol: the absolute part.
-        rounding: sums lose digits of their largest term: so many epsilons of the largest number are forgiven to every one.
+        rounding: how many epsilons of the largest number every number may be off, because sums lose digits of it.
     """
 
     rtol: float | None = None
@@ -41,7 +41,7 @@ EXACT = Tolerance(0, 0, 0)
 
 
 class Difference(NamedTuple):
-    """The number of a leaf that differs most, measured by what is allowed."""
+    """The number of a leaf that differs most, relative to the allowed difference."""
 
     excess: float
     words: str

@@ -8,7 +8,7 @@ from pure_batchops.testing.case import Law
 
 
 def tolerance(rtol: float | None, atol: float | None) -> Tolerance:
-    """A tolerance, each part of which is positive or the default."""
+    """A tolerance; each part is not negative, or the default."""
     for name, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and not value >= 0:
             msg = f"{name} must not be negative, got {value!r}"
