@@ -7,17 +7,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
 import pure_batchops as pb
+from tests.marks import float16
 
-VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
-halves = pytest.mark.parametrize(
-    "dtype",
-    [
-        torch.bfloat16,
-        pytest.param(
-            torch.float16, marks=pytest.mark.skipif(VERSION < (2, 3), reason="torch multiplies float16 on the CPU since 2.3")
-        ),
-    ],
-)
+halves = pytest.mark.parametrize("dtype", [torch.bfloat16, float16])
 
 
 def setting(dtype, seed, samples, hidden=20):
