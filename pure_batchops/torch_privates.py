@@ -80,3 +80,6 @@ attention_seen_by_modes: Callable[..., Any] = FunctionType(
     "multi_head_attention_forward",
     F.multi_head_attention_forward.__defaults__,
 )
+
+# What weight norms of both forms call; as old as torch 1.0. Without it the import fails: remove it from kernels/table.py.
+weight_norm: Callable[..., Tensor] = torch._weight_norm  # noqa: SLF001

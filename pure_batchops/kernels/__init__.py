@@ -1,0 +1,11 @@
+"""Functions of torch in plain operations, where torch's own have wrong or no derivatives, or fail under torch.func.
+
+table.py         which function of torch is replaced by which
+norms.py         layer, batch, instance and group norm
+standardized.py  what the norms have in common
+weight_norm.py   weight norm
+cells.py         one step of LSTM, GRU and RNN
+recurrent.py     whole LSTMs, GRUs and RNNs
+attention.py     scaled dot products
+activations.py   activations
+"""

@@ -1,0 +1,172 @@
+"""The plain twins of torch's functions: torch's values and first derivatives, and right derivatives of higher order."""
+
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812  # its usual name
+from torch.overrides import TorchFunctionMode
+
+from pure_batchops.kernels.table import PLAIN
+from pure_batchops.trees import leaves
+
+
+class Plain(TorchFunctionMode):
+    """Calls the plain twins."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return PLAIN.get(func, func)(*args, **(kwargs or {}))
+
+
+def numbers(*shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype)
+
+
+def recurrent(kind, function, **options):
+    """A call of a recurrent module with the numbers of its weights in the place of its parameters."""
+    module = kind(3, 4, **options).double()
+    packed = torch.nn.utils.rnn.pack_padded_sequence(numbers(4, 3, 3), [4, 2, 1])
+    states = [numbers(part.shape[0], 3, part.shape[2]) for part in leaves(module(packed)[1])]
+    hx = tuple(states) if len(states) == 2 else states[0]
+    rest = (module.bias, module.num_layers, 0.0, False, module.bidirectional)
+    weights = [weight.detach() for weight in module.parameters()]
+    x = numbers(3, 2, 3) if module.batch_first else numbers(2, 3, 3)
+    return [
+        (function, (x, hx, weights, *rest, module.batch_first)),
+        (function, (packed.data, packed.batch_sizes, hx, weights, *rest)),
+    ]
+
+
+def rows():
+    torch.manual_seed(0)
+    x, weight, bias, channels = numbers(3, 2, 4), numbers(2, 4), numbers(2, 4), (numbers(2), numbers(2))
+    yield F.layer_norm, (x, (2, 4), weight, bias)
+    yield F.layer_norm, (x, [4], None, bias[0], 0.1)
+    yield torch.layer_norm, (x, [4], weight[0])
+    yield torch.native_layer_norm, (x, [4], weight[0], bias[0], 1e-3)
+    yield F.batch_norm, (x, None, None, *channels, True)
+    yield F.batch_norm, (x[..., 0], None, None, None, None, True, 0.3, 0.1)
+    yield torch.batch_norm, (x, *channels, None, None, True, 0.1, 1e-3, False)
+    yield F.instance_norm, (x, None, None, *channels)
+    yield F.instance_norm, (numbers(2, 2, 2, 3),)
+    yield torch.instance_norm, (x, *channels, None, None, True, 0.1, 1e-3, False)
+    for dim, shape in [(0, (2, 1)), (1, (1, 4)), (-1, ())]:
+        yield torch._weight_norm, (weight, numbers(*shape), dim)
+    yield torch._weight_norm, (numbers(4), numbers(4))
+    for kind, function, options in [
+        (nn.LSTM, torch.lstm, {}),
+        (nn.LSTM, torch.lstm, {"num_layers": 2, "bidirectional": True, "proj_size": 2}),
+        (nn.LSTM, torch.lstm, {"batch_first": True, "bias": False, "proj_size": 2}),
+        (nn.GRU, torch.gru, {"num_layers": 2, "batch_first": True}),
+        (nn.GRU, torch.gru, {"bidirectional": True, "bias": False}),
+        (nn.RNN, torch.rnn_tanh, {"num_layers": 2, "bidirectional": True}),
+        (partial(nn.RNN, nonlinearity="relu"), torch.rnn_relu, {}),
+    ]:
+        yield from recurrent(kind, function, **options)
+    for (function, gates), biases in product(
+        [(torch.lstm_cell, 4), (torch.gru_cell, 3), (torch.rnn_tanh_cell, 1), (torch.rnn_relu_cell, 1)], (True, False)
+    ):
+        hx = [numbers(3, 2), numbers(3, 2)] if gates == 4 else numbers(3, 2)
+        weights = numbers(2 * gates, 4), numbers(2 * gates, 2)
+        yield function, (numbers(3, 4), hx, *weights, *([numbers(2 * gates), numbers(2 * gates)] if biases else []))
+    query, key, value = numbers(2, 3, 4), numbers(2, 5, 4), numbers(2, 5, 2)
+    mask = torch.rand(3, 5) > 0.5
+    mask[0] = True
+    yield F.scaled_dot_product_attention, (query, key, value)
+    yield F.scaled_dot_product_attention, (query, key, value, mask)
+    yield F.scaled_dot_product_attention, (query, key, value, numbers(2, 3, 5).masked_fill(~mask, -torch.inf))
+    yield F.scaled_dot_product_attention, (query, key, value, None, 0.0, True)
+    yield F.hardsigmoid, (4 * numbers(3, 4),)
+
+
+def with_tensors(args, tensors):
+    """The arguments with other numbers in the place of their floating-point tensors, in order."""
+    fresh = iter(tensors)
+
+    def put(part):
+        if isinstance(part, torch.Tensor):
+            return next(fresh) if part.is_floating_point() else part
+        return type(part)(map(put, part)) if isinstance(part, list | tuple) and not isinstance(part, torch.Size) else part
+
+    return [put(part) for part in args]
+
+
+def tensors_of(args):
+    return [leaf for leaf in leaves(args) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+
+
+def objective(function, args, *tensors):
+    """A curved number made of all results."""
+    total = 0.0
+    parts = leaves(function(*with_tensors(args, tensors)))
+    one = function in {torch.native_layer_norm, PLAIN[torch.native_layer_norm]}  # torch drops the gradients of the others
+    for number, part in enumerate(parts[:1] if one else parts):
+        angles = torch.linspace(0.5, 1.5, part.numel(), dtype=torch.float64).reshape(part.shape)
+        total = total + (angles * (part + number) + 0.1 * part.square()).sin().sum()
+    return total
+
+
+def gradient(f, tensors, *, graph=False):
+    inputs = [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+    return torch.autograd.grad(f(*inputs), inputs, create_graph=graph, materialize_grads=True)
+
+
+def hessian_product(f, tensors, v):
+    inputs = [t.detach().requires_grad_() for t in tensors]
+    gradients = gradient(f, inputs, graph=True)
+    inner = sum((g * u).sum() for g, u in zip(gradients, v, strict=True))
+    return torch.autograd.grad(inner, inputs, materialize_grads=True)
+
+
+def central(f, tensors, v, step=1e-5):
+    plus, minus = (f([t + sign * u for t, u in zip(tensors, v, strict=True)]) for sign in (step, -step))
+    return [(a - b) / (2 * step) for a, b in zip(plus, minus, strict=True)]
+
+
+ROWS = list(rows())
+IDS = [f"{number}-{function.__name__}" for number, (function, _) in enumerate(ROWS)]
+every_row = pytest.mark.parametrize(("function", "args"), ROWS, ids=IDS)
+
+
+@every_row
+def test_values_and_gradients_are_torchs(function, args):
+    twin = PLAIN[function]
+    torch.testing.assert_close(twin(*args), function(*args), rtol=1e-12, atol=1e-12)
+    tensors = tensors_of(args)
+    ours, theirs = (gradient(partial(objective, f, args), tensors) for f in (twin, function))
+    rtol = 1e-7 if function is F.hardsigmoid else 1e-10  # torch takes 1/6 in single precision
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-11)
+
+
+@every_row
+def test_second_and_third_derivatives_are_central_differences(function, args):
+    twin, tensors = partial(objective, PLAIN[function], args), tensors_of(args)
+    v = [torch.randn_like(t) for t in tensors]
+    exact = hessian_product(twin, tensors, v)
+    torch.testing.assert_close(exact, tuple(central(partial(gradient, twin), tensors, v)), rtol=1e-6, atol=1e-7)
+    numbers = tuple(range(len(tensors)))
+    _, forward = torch.func.jvp(torch.func.jacrev(twin, numbers), tuple(tensors), tuple(v))
+    torch.testing.assert_close(forward, exact)
+
+    def product(*at):
+        return torch.func.jvp(torch.func.grad(twin, numbers), at, tuple(v))[1]
+
+    _, third = torch.func.jvp(product, tuple(tensors), tuple(v))
+    differences = central(lambda at: hessian_product(twin, at, v), tensors, v)
+    torch.testing.assert_close(third, tuple(differences), rtol=1e-5, atol=1e-6)
+
+
+@every_row
+def test_gradients_under_vmap_are_the_loop(function, args):
+    twin, tensors = partial(objective, PLAIN[function], args), tensors_of(args)
+    numbers = tuple(range(len(tensors)))
+    for chosen in (numbers, numbers[:1], numbers[1:]):
+        stacked = [torch.stack([t, 0.9 * t]) if i in chosen else t for i, t in enumerate(tensors)]
+        dims = tuple(0 if i in chosen else None for i in numbers)
+        if chosen:
+            mapped = torch.vmap(torch.func.grad(twin, numbers), dims)(*stacked)
+            for member in range(2):
+                one = [t[member] if i in chosen else t for i, t in enumerate(stacked)]
+                torch.testing.assert_close(tuple(g[member] for g in mapped), gradient(twin, one))
