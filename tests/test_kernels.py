@@ -79,6 +79,33 @@ def rows():
     yield F.scaled_dot_product_attention, (query, key, value, numbers(2, 3, 5).masked_fill(~mask, -torch.inf))
     yield F.scaled_dot_product_attention, (query, key, value, None, 0.0, True)
     yield F.hardsigmoid, (4 * numbers(3, 4),)
+    yield F.prelu, (numbers(3, 2, 4), numbers(2))
+    yield torch.Tensor.prelu, (numbers(4), numbers(1))
+    yield F.glu, (numbers(3, 4), 1)
+    yield F.rrelu, (numbers(3, 4), 0.1, 0.5)
+    for p in (1.0, 2.0, 3.0):
+        yield torch.cdist, (numbers(2, 3, 4), numbers(2, 4), p)
+        yield F.pdist, (numbers(4, 3), p)
+    yield torch.cdist, (numbers(2, 3), numbers(27, 3))
+    indices, starts = torch.tensor([[0, 2, 2], [1, 3, 0]]), torch.tensor([0, 2, 2])
+    for mode in ("sum", "mean", "max"):
+        yield F.embedding_bag, (indices, numbers(4, 3), None, None, 2, False, mode)
+        yield F.embedding_bag, (indices, numbers(4, 3), None, None, 2, False, mode, False, None, False, -2)
+        yield F.embedding_bag, (indices.flatten(), numbers(4, 3), starts, None, 2, False, mode, False, None, False, 0)
+    yield F.embedding_bag, (indices, numbers(4, 3), None, None, 2, False, "sum", False, numbers(2, 3))
+    ends = torch.tensor([0, 2, 6])
+    yield F.embedding_bag, (indices.flatten(), numbers(4, 3), ends, None, 2, False, "mean", False, None, True)
+    target = torch.where(torch.rand(3, 4) > 0.8, x[:, 0], numbers(3, 4))
+    for reduction in ("mean", "sum", "none"):
+        yield F.mse_loss, (x[:, 0], target, None, None, reduction)
+        yield F.huber_loss, (x[:, 0], target, reduction, 0.7)
+        yield F.smooth_l1_loss, (x[:, 0], target, None, None, reduction, 0.7)
+        yield F.gaussian_nll_loss, (x[:, 0], target, target.square() + 0.1, True, 1e-6, reduction)
+    signs, labels = torch.where(target > 0, 1, -1), torch.tensor([1, 3, 0])
+    yield F.hinge_embedding_loss, (x[:, 0], signs)
+    yield F.multi_margin_loss, (x[:, 0], labels)
+    yield F.multi_margin_loss, (x[0, 0], labels[0], 2, 0.5, None, None, None, "sum")
+    yield F.multilabel_margin_loss, (x[:, 0], torch.tensor([[3, 0, -1, 1], [1, -1, 2, 2], [-1, 0, 0, 0]]))
 
 
 def with_tensors(args, tensors):

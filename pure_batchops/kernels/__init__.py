@@ -8,4 +8,9 @@ cells.py         one step of LSTM, GRU and RNN
 recurrent.py     whole LSTMs, GRUs and RNNs
 attention.py     scaled dot products
 activations.py   activations
+distances.py     distances between the rows of matrices
+embedding_bag.py sums, means and maxima of embeddings
+losses.py        losses by element
+margins.py       losses with margins
+reduction.py     the reduction of a loss
 """

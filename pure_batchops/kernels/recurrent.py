@@ -81,7 +81,7 @@ def _weights_of_runs(params: Sequence[Tensor], runs: int, *, has_biases: bool) -
     chunks = [params[run * number : (run + 1) * number] for run in range(runs)]
     if has_biases:
         return [Weights(*chunk) for chunk in chunks]
-    return [Weights(*chunk[:2], projection=chunk[2] if len(chunk) > 2 else None) for chunk in chunks]
+    return [Weights(chunk[0], chunk[1], projection=chunk[2] if len(chunk) > 2 else None) for chunk in chunks]
 
 
 def _forward(cell: Cell, parts: Sequence[Tensor], state: State, weights: Weights) -> tuple[list[Tensor], State]:

@@ -12,8 +12,10 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from pure_batchops import torch_privates
-from pure_batchops.kernels import activations, attention, cells, norms, weight_norm
+from pure_batchops.kernels import activations, attention, cells, distances, losses, margins, norms
+from pure_batchops.kernels.embedding_bag import embedding_bag
 from pure_batchops.kernels.recurrent import recurrent
+from pure_batchops.kernels.weight_norm import weight_norm
 
 PLAIN: dict[Any, Callable[..., Any]] = {
     F.layer_norm: norms.layer_norm,
@@ -23,7 +25,7 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     torch.batch_norm: norms.torch_batch_norm,
     F.instance_norm: norms.instance_norm,
     torch.instance_norm: norms.torch_instance_norm,
-    torch_privates.weight_norm: weight_norm.weight_norm,
+    torch_privates.weight_norm: weight_norm,
     torch.lstm: recurrent(torch.lstm, cells.lstm_step),
     torch.gru: recurrent(torch.gru, cells.gru_step),
     torch.rnn_tanh: recurrent(torch.rnn_tanh, cells.tanh_step),
@@ -34,4 +36,18 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     torch.rnn_relu_cell: cells.plain_cell(cells.relu_step),
     F.scaled_dot_product_attention: attention.scaled_dot_product_attention,
     F.hardsigmoid: activations.hardsigmoid,
+    torch.prelu: activations.prelu,  # F.prelu is the same object
+    torch.Tensor.prelu: activations.prelu,
+    F.glu: activations.glu,
+    F.rrelu: activations.rrelu,
+    torch.cdist: distances.cdist,
+    torch.pdist: distances.pdist,  # F.pdist is the same object
+    F.embedding_bag: embedding_bag,
+    F.mse_loss: losses.mse_loss,
+    F.huber_loss: losses.huber_loss,
+    F.smooth_l1_loss: losses.smooth_l1_loss,
+    F.gaussian_nll_loss: losses.gaussian_nll_loss,
+    F.hinge_embedding_loss: margins.hinge_embedding_loss,
+    F.multi_margin_loss: margins.multi_margin_loss,
+    F.multilabel_margin_loss: margins.multilabel_margin_loss,
 }
