@@ -83,3 +83,7 @@ attention_seen_by_modes: Callable[..., Any] = FunctionType(
 
 # What weight norms of both forms call; as old as torch 1.0. Without it the import fails: remove it from kernels/table.py.
 weight_norm: Callable[..., Tensor] = torch._weight_norm  # noqa: SLF001
+
+# What the functions of torch.nn.utils.rnn call; as old as torch 1.0. Without them the import fails: remove kernels/packed.py.
+pack_padded_sequence: Callable[..., tuple[Tensor, Tensor]] = torch._pack_padded_sequence  # noqa: SLF001
+pad_packed_sequence: Callable[..., tuple[Tensor, Tensor]] = torch._pad_packed_sequence  # noqa: SLF001

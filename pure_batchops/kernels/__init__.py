@@ -6,6 +6,7 @@ standardized.py  what the norms have in common
 weight_norm.py   weight norm
 cells.py         one step of LSTM, GRU and RNN
 recurrent.py     whole LSTMs, GRUs and RNNs
+packed.py        packed sequences
 attention.py     scaled dot products
 activations.py   activations
 distances.py     distances between the rows of matrices

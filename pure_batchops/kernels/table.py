@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from pure_batchops import torch_privates
-from pure_batchops.kernels import activations, attention, cells, distances, losses, margins, norms
+from pure_batchops.kernels import activations, attention, cells, distances, losses, margins, norms, packed
 from pure_batchops.kernels.embedding_bag import embedding_bag
 from pure_batchops.kernels.recurrent import recurrent
 from pure_batchops.kernels.weight_norm import weight_norm
@@ -34,6 +34,8 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     torch.gru_cell: cells.plain_cell(cells.gru_step),
     torch.rnn_tanh_cell: cells.plain_cell(cells.tanh_step),
     torch.rnn_relu_cell: cells.plain_cell(cells.relu_step),
+    torch_privates.pack_padded_sequence: packed.pack_padded_sequence,
+    torch_privates.pad_packed_sequence: packed.pad_packed_sequence,
     F.scaled_dot_product_attention: attention.scaled_dot_product_attention,
     F.hardsigmoid: activations.hardsigmoid,
     torch.prelu: activations.prelu,  # F.prelu is the same object
