@@ -101,6 +101,16 @@ def rows():
         yield F.huber_loss, (x[:, 0], target, reduction, 0.7)
         yield F.smooth_l1_loss, (x[:, 0], target, None, None, reduction, 0.7)
         yield F.gaussian_nll_loss, (x[:, 0], target, target.square() + 0.1, True, 1e-6, reduction)
+    matrix = numbers(2, 3, 3)
+    yield torch.linalg.solve, (matrix, numbers(2, 3, 2))
+    yield torch.linalg.solve, (matrix[0], numbers(3))
+    yield torch.slogdet, (matrix,)
+    yield torch.logdet, (matrix @ matrix.mT,)
+    yield torch.linalg.det, (matrix,)
+    factor = torch.linalg.cholesky(matrix @ matrix.mT + 4 * torch.eye(3))
+    yield torch.cholesky_inverse, (factor,)
+    yield torch.cholesky_inverse, (factor[0].mT, True)
+    yield torch.linalg.householder_product, (numbers(2, 4, 3), numbers(2, 2))
     signs, labels = torch.where(target > 0, 1, -1), torch.tensor([1, 3, 0])
     yield F.hinge_embedding_loss, (x[:, 0], signs)
     yield F.multi_margin_loss, (x[:, 0], labels)
@@ -176,6 +186,8 @@ def test_second_and_third_derivatives_are_central_differences(function, args):
     numbers = tuple(range(len(tensors)))
     _, forward = torch.func.jvp(torch.func.jacrev(twin, numbers), tuple(tensors), tuple(v))
     torch.testing.assert_close(forward, exact)
+    other = torch.func.grad(lambda at: torch.func.jvp(twin, at, tuple(v))[1])(tuple(tensors))
+    torch.testing.assert_close(other, exact)
 
     def product(*at):
         return torch.func.jvp(torch.func.grad(twin, numbers), at, tuple(v))[1]

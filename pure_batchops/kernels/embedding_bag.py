@@ -25,8 +25,8 @@ def embedding_bag(
     weighed = per_sample_weights is not None and (mode != "sum" or per_sample_weights.shape != input.shape)
     shaped = weight.dim() == 2 and input.dim() == (2 if offsets is None else 1) and input.numel() > 0
     if special or weighed or not shaped or mode not in {"sum", "mean", "max"} or input.is_floating_point():
-        given: list[Any] = [offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse, per_sample_weights]
-        return F.embedding_bag(input, weight, *given, include_last_offset, padding_idx)
+        rest: list[Any] = [mode, sparse, per_sample_weights, include_last_offset, padding_idx]
+        return F.embedding_bag(input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, *rest)
     bags, number = _bags(input, offsets, include_last_offset=include_last_offset)
     input = input.reshape(-1)
     rows = F.embedding(input, weight)

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from pure_batchops import torch_privates
-from pure_batchops.kernels import activations, attention, cells, distances, losses, margins, norms, packed
+from pure_batchops.kernels import activations, attention, cells, distances, linear_algebra, losses, margins, norms, packed
 from pure_batchops.kernels.embedding_bag import embedding_bag
 from pure_batchops.kernels.recurrent import recurrent
 from pure_batchops.kernels.weight_norm import weight_norm
@@ -52,4 +52,10 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     F.hinge_embedding_loss: margins.hinge_embedding_loss,
     F.multi_margin_loss: margins.multi_margin_loss,
     F.multilabel_margin_loss: margins.multilabel_margin_loss,
+    torch.linalg.solve: linear_algebra.solve,
+    **dict.fromkeys((torch.linalg.slogdet, torch.slogdet, torch.Tensor.slogdet), linear_algebra.slogdet),
+    **dict.fromkeys((torch.logdet, torch.Tensor.logdet), linear_algebra.logdet),
+    **dict.fromkeys((torch.linalg.det, torch.det, torch.Tensor.det), linear_algebra.det),
+    **dict.fromkeys((torch.cholesky_inverse, torch.Tensor.cholesky_inverse), linear_algebra.cholesky_inverse),
+    torch.linalg.householder_product: linear_algebra.householder_product,
 }

@@ -1,0 +1,90 @@
+"""Linear algebra in plain operations.
+
+torch differentiates these in forward mode by factors that it takes for constants (torch 2.1 to 2.13): derivatives of a forward
+derivative, so `grad(jvp(f))`, are silently wrong; of `cholesky_inverse`, `jvp(grad(f))` too.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure_batchops import tracing
+
+
+def solve(A: Tensor, B: Tensor, *, left: bool = True, out: Any = None) -> Tensor:  # noqa: N803  # torch's names
+    """`torch.linalg.solve`."""
+    if out is not None or not _is_regular(A):
+        return torch.linalg.solve(A, B, left=left, out=out)
+    if B.dim() == 1 or (B.dim() == A.dim() - 1 and B.shape == A.shape[:-1]):  # one right side for each matrix
+        return solve(A, B[..., None])[..., 0]
+    if not left:
+        return solve(A.mT, B.mT).mT
+    exchange, lower, upper = torch.linalg.lu(A)
+    half = torch.linalg.solve_triangular(lower, exchange.mT @ B, upper=False, unitriangular=True)
+    return torch.linalg.solve_triangular(upper, half, upper=True)
+
+
+def slogdet(A: Tensor, *, out: Any = None) -> Any:  # noqa: N803  # torch's name
+    """`torch.linalg.slogdet`, and `torch.slogdet`."""
+    if out is not None or not _is_regular(A):
+        return torch.linalg.slogdet(A, out=out)
+    results: Any = torch.return_types  # whose classes mypy does not know
+    return results.linalg_slogdet(_slogdet(A))
+
+
+def logdet(input: Tensor) -> Tensor:
+    """`torch.logdet`."""
+    if not _is_regular(input):
+        return torch.logdet(input)
+    sign, logarithm = _slogdet(input)
+    return torch.where(sign < 0, torch.nan, logarithm)
+
+
+def det(A: Tensor, *, out: Any = None) -> Tensor:  # noqa: N803  # torch's name
+    """`torch.linalg.det`, and `torch.det`. Where no number can be read, derivatives of singular matrices are NaN."""
+    if out is not None or not _is_regular(A):
+        return torch.linalg.det(A, out=out)
+    factors, pivots = torch.linalg.lu_factor(A)
+    return _sign(pivots, A) * factors.diagonal(dim1=-2, dim2=-1).prod(-1)
+
+
+def cholesky_inverse(L: Tensor, upper: bool = False, *, out: Any = None) -> Tensor:  # noqa: N803  # torch's name
+    """`torch.cholesky_inverse`."""
+    if out is not None or L.dim() < 2 or L.shape[-1] != L.shape[-2]:
+        return torch.cholesky_inverse(L, upper, out=out)
+    return torch.cholesky_solve(torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand_as(L), L, upper)
+
+
+def householder_product(A: Tensor, tau: Tensor, *, out: Any = None) -> Tensor:  # noqa: N803  # torch's name
+    """`torch.linalg.householder_product`."""
+    fits = A.dim() > 1 and A.shape[-1] <= A.shape[-2] and tau.shape[-1] <= A.shape[-1] and A.is_floating_point()
+    if out is not None or not fits or tau.shape[:-1] != A.shape[:-2]:
+        return torch.linalg.householder_product(A, tau, out=out)
+    one = torch.eye(*A.shape[-2:], dtype=A.dtype, device=A.device)
+    directions, q = A.tril(-1) + one, one.expand_as(A)
+    for number in reversed(range(tau.shape[-1])):
+        v = directions[..., number : number + 1]
+        q = q - tau[..., number, None, None] * v @ (v.mT @ q)
+    return q
+
+
+def _slogdet(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    factors, pivots = torch.linalg.lu_factor(matrix)
+    diagonal = factors.diagonal(dim1=-2, dim2=-1)
+    return _sign(pivots, matrix) * diagonal.sign().prod(-1), diagonal.abs().log().sum(-1)
+
+
+def _sign(pivots: Tensor, matrix: Tensor) -> Tensor:
+    """+1 or −1: whether an even number of rows was exchanged."""
+    exchanged = pivots != torch.arange(1, pivots.shape[-1] + 1, device=pivots.device)
+    return (1 - 2 * (exchanged.sum(-1) % 2)).to(matrix.dtype)
+
+
+def _is_regular(matrix: Tensor) -> bool:
+    """Whether a matrix is real, square and not known to be singular. At a singular one torch's own is right, or says why not."""
+    square = matrix.is_floating_point() and matrix.dim() > 1 and matrix.shape[-1] == matrix.shape[-2] and matrix.numel() > 0
+    if not square:
+        return False
+    pivots = torch.linalg.lu_factor_ex(matrix.detach())[0].diagonal(dim1=-2, dim2=-1)
+    return tracing.readable((pivots == 0).any()) is not True
