@@ -34,6 +34,12 @@ def transforms() -> list[Any] | None:
     return None if stack is None else (stack() or [])
 
 
+def may_be_vmapped() -> bool:
+    """Whether vmap is active, or may be: where the active transforms are unknown."""
+    levels = transforms()
+    return levels is None or any(level.key().name == "Vmap" for level in levels)
+
+
 def in_forward_mode() -> bool:
     """Whether a level of forward-mode autograd is open."""
     # `forward_ad._current_level` exists since torch 1.8. Without it the answer is False: a caller who pushes duals through an

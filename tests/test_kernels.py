@@ -110,6 +110,7 @@ def rows():
     factor = torch.linalg.cholesky(matrix @ matrix.mT + 4 * torch.eye(3))
     yield torch.cholesky_inverse, (factor,)
     yield torch.cholesky_inverse, (factor[0].mT, True)
+    yield torch.cholesky_solve, (numbers(2, 3, 2), factor)
     yield torch.linalg.householder_product, (numbers(2, 4, 3), numbers(2, 2))
     signs, labels = torch.where(target > 0, 1, -1), torch.tensor([1, 3, 0])
     yield F.hinge_embedding_loss, (x[:, 0], signs)
@@ -172,6 +173,11 @@ def test_values_and_gradients_are_torchs(function, args):
     twin = PLAIN[function]
     torch.testing.assert_close(twin(*args), function(*args), rtol=1e-12, atol=1e-12)
     tensors = tensors_of(args)
+    if function in {
+        torch.cholesky_inverse,
+        torch.cholesky_solve,
+    }:  # torch's gradient is wrong in the triangle that is not read
+        return
     ours, theirs = (gradient(partial(objective, f, args), tensors) for f in (twin, function))
     rtol = 1e-7 if function is F.hardsigmoid else 1e-10  # torch takes 1/6 in single precision
     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-11)
@@ -181,6 +187,8 @@ def test_values_and_gradients_are_torchs(function, args):
 def test_second_and_third_derivatives_are_central_differences(function, args):
     twin, tensors = partial(objective, PLAIN[function], args), tensors_of(args)
     v = [torch.randn_like(t) for t in tensors]
+    slope = sum((g * u).sum() for g, u in zip(gradient(twin, tensors), v, strict=True))
+    torch.testing.assert_close(slope, central(lambda at: [twin(*at)], tensors, v)[0], rtol=1e-6, atol=1e-6)
     exact = hessian_product(twin, tensors, v)
     torch.testing.assert_close(exact, tuple(central(partial(gradient, twin), tensors, v)), rtol=1e-6, atol=1e-7)
     numbers = tuple(range(len(tensors)))
@@ -209,3 +217,138 @@ def test_gradients_under_vmap_are_the_loop(function, args):
             for member in range(2):
                 one = [t[member] if i in chosen else t for i, t in enumerate(stacked)]
                 torch.testing.assert_close(tuple(g[member] for g in mapped), gradient(twin, one))
+
+
+def values():
+    """Calls with the options and dtypes that the rows leave out."""
+    torch.manual_seed(1)
+    x, channels, indices = numbers(3, 4, 5), (numbers(4), numbers(4).abs()), torch.tensor([[0, 2], [1, 1]])
+    for dtype in (torch.float32, torch.bfloat16):
+        low, parts = x.to(dtype), [part.to(dtype) for part in channels]
+        yield F.layer_norm, (low, (5,)), {}
+        yield F.layer_norm, (low, (5,), low[0, 0].float(), low[0, 1].float()), {}
+        yield F.batch_norm, (low, None, None, *parts, True), {}
+        yield F.instance_norm, (low, None, None, *parts), {}
+        yield F.scaled_dot_product_attention, (low, low, low), {"scale": 0.3}
+        yield F.hardsigmoid, (low,), {}
+        yield F.prelu, (low, parts[0]), {}
+        yield F.mse_loss, (low, 2 * low), {}
+        yield F.huber_loss, (low, 2 * low), {}
+        yield F.embedding_bag, (indices, low[0]), {"mode": "mean"}
+        yield torch._weight_norm, (low[0], parts[0][:, None], 0), {}
+        yield torch.lstm_cell, (low[0], [low[1], low[2]], low[0].repeat(5, 1), low[1].repeat(5, 1)), {}
+        yield torch.gru_cell, (low[0], low[1], low[0, :3].repeat(5, 1), low[1, :3].repeat(5, 1)), {}
+    heads = numbers(2, 6, 3, 4), numbers(2, 2, 5, 4), numbers(2, 2, 5, 4)
+    blind = torch.tensor([[True] * 5, [False] * 5, [True] + [False] * 4])
+    yield F.scaled_dot_product_attention, (*heads[1:], heads[2], None), {"is_causal": True}
+    yield F.scaled_dot_product_attention, (heads[0], heads[0].mT @ heads[0], heads[0].mT @ heads[0]), {}
+    yield F.scaled_dot_product_attention, (heads[0][:, :2], *heads[1:], blind), {}
+    if torch.__version__ >= "2.5":
+        yield F.scaled_dot_product_attention, heads, {"enable_gqa": True}
+    yield F.batch_norm, (x, channels[0], channels[1].abs(), *channels), {}
+    yield F.instance_norm, (x, *channels, None, None, False), {}
+    yield F.embedding_bag, (indices, x[0]), {"mode": "sum", "scale_grad_by_freq": True}
+    yield F.embedding_bag, (indices[0], x[0], torch.tensor([0, 1])), {"padding_idx": 2}
+    yield F.mse_loss, (x, 2 * x), {"size_average": True, "reduce": False}
+    yield F.smooth_l1_loss, (x, 2 * x), {"beta": 0.0}
+    yield F.gaussian_nll_loss, (x, 2 * x, torch.ones(3, 4, 1)), {}
+    yield F.multi_margin_loss, (x[0], torch.tensor([1, 0, 2, 4])), {"weight": numbers(5).abs()}
+    yield torch.cdist, (x, x), {"p": torch.inf}
+    yield F.pdist, (x[0],), {"p": 0.5}
+    yield torch.linalg.solve, (x[0, :3, :3], x[1, :3, :3]), {"left": False}
+    yield torch.linalg.det, (torch.ones(3, 3),), {}
+    yield torch.linalg.slogdet, (torch.ones(3, 3),), {}
+    yield torch.logdet, (-torch.eye(3),), {}
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated")
+@pytest.mark.parametrize(("function", "args", "options"), values())
+def test_values_with_every_option_are_torchs(function, args, options):
+    ours, theirs = leaves(PLAIN[function](*args, **options)), leaves(function(*args, **options))
+    half = theirs[0].dtype == torch.bfloat16
+    torch.testing.assert_close(ours, theirs, equal_nan=True, **({"rtol": 2e-2, "atol": 2e-2} if half else {}))
+
+
+@pytest.mark.parametrize(
+    "function", [F.mse_loss, F.huber_loss, F.smooth_l1_loss, F.hardsigmoid, F.embedding_bag, torch.lstm_cell]
+)
+def test_values_under_autocast_are_torchs(function):
+    rows = [args for key, args in ROWS if key is function]
+    single = with_tensors(rows[0], [t.float() for t in tensors_of(rows[0])])
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16):
+            args = single if dtype == torch.float32 else with_tensors(single, [t.to(dtype) for t in tensors_of(single)])
+            ours, theirs = leaves(PLAIN[function](*args)), leaves(function(*args))
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.InstanceNorm1d(4, affine=True, track_running_stats=True)])
+def test_norms_that_track_write_what_torch_writes(norm):
+    x, norm = numbers(3, 4, 5), norm.double()
+    other = type(norm)(4, affine=True, track_running_stats=True).double()
+    expected = other(x)
+    with Plain():
+        torch.testing.assert_close(norm(x), expected)
+    torch.testing.assert_close(norm.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "message"),
+    [
+        (F.layer_norm, (torch.ones(3, 4), (3,)), "normalized_shape"),
+        (F.batch_norm, (torch.ones(1, 4), None, None, None, None, True), "more than 1 value per channel"),
+        (F.batch_norm, (torch.ones(2, 4), None, None, torch.ones(1), None, True), "weight"),
+        (F.instance_norm, (torch.ones(2, 4, 1),), "more than 1 spatial element"),
+        (F.scaled_dot_product_attention, (*[torch.ones(1, 2, 2)] * 3, torch.ones(2, 2), 0.0, True), "mask"),
+        (F.prelu, (torch.ones(2, 3), torch.ones(2)), "parameter numbers"),
+        (F.huber_loss, (torch.ones(2), torch.ones(2), "mean", -1.0), "delta"),
+        (torch.linalg.solve, (torch.ones(2, 2), torch.ones(2, 2)), "singular"),
+    ],
+)
+def test_wrong_arguments_raise_torchs_errors(function, args, message):
+    with pytest.raises((RuntimeError, ValueError), match=message):
+        PLAIN[function](*args)
+
+
+@pytest.mark.parametrize(("norm", "shape"), [(F.batch_norm, (2, 3, 4)), (F.instance_norm, (2, 3, 4, 5))])
+def test_norms_in_evaluation_mode_have_second_derivatives_under_vmap(norm, shape):
+    mean, var, weight, bias = numbers(4), numbers(4).abs(), numbers(4), numbers(4)
+    gradient = torch.func.grad(lambda x: norm(x.sin(), mean, var, weight, bias, False).pow(3).sum())
+
+    def product(x):
+        return torch.func.vjp(gradient, x)[1](x)[0]
+
+    x = numbers(*shape)
+    expected = torch.stack([product(one) for one in x])
+    with Plain():
+        torch.testing.assert_close(torch.vmap(product)(x), expected)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("packed", [False, True])
+def test_recurrent_modules_work_under_every_transform(kind, packed):
+    torch.manual_seed(0)
+    model, x = kind(3, 2, num_layers=2, bidirectional=True).double(), numbers(4, 2, 3)
+    params = {name: param.detach() for name, param in model.named_parameters()}
+
+    def loss(params, x):
+        x = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([4, 2])) if packed else x
+        output, state = torch.func.functional_call(model, params, (x,))
+        output = nn.utils.rnn.pad_packed_sequence(output)[0] if packed else output
+        return output.sin().sum() + sum(part.cos().sum() for part in leaves(state))
+
+    gradient = torch.func.grad(loss)
+    members, inputs = {name: torch.stack([p, 0.9 * p]) for name, p in params.items()}, torch.stack([x, 0.9 * x])
+    with Plain():
+        expected = torch.func.vjp(lambda p: gradient(p, x), params)[1](params)[0]
+        torch.testing.assert_close(torch.func.jvp(lambda p: gradient(p, x), (params,), (params,))[1], expected)
+        jacobian = torch.func.jacrev(loss)
+        torch.testing.assert_close(torch.func.jvp(lambda p: jacobian(p, x), (params,), (params,))[1], expected)
+        by_member = torch.vmap(gradient, (0, None))(members, x)
+        by_input = torch.vmap(gradient, (None, 0))(params, inputs)
+    for number in range(2):
+        of_member = gradient({name: p[number] for name, p in members.items()}, x) if not packed else None
+        of_input = gradient(params, inputs[number]) if not packed else None
+        for got, one in ((by_member, of_member), (by_input, of_input)):
+            if one is not None:  # torch's own cannot differentiate packed sequences
+                torch.testing.assert_close({name: g[number] for name, g in got.items()}, one)

@@ -45,15 +45,23 @@ def det(A: Tensor, *, out: Any = None) -> Tensor:  # noqa: N803  # torch's name
     """`torch.linalg.det`, and `torch.det`. Where no number can be read, derivatives of singular matrices are NaN."""
     if out is not None or not _is_regular(A):
         return torch.linalg.det(A, out=out)
-    factors, pivots = torch.linalg.lu_factor(A)
+    factors, pivots, _ = torch.linalg.lu_factor_ex(A)
     return _sign(pivots, A) * factors.diagonal(dim1=-2, dim2=-1).prod(-1)
 
 
 def cholesky_inverse(L: Tensor, upper: bool = False, *, out: Any = None) -> Tensor:  # noqa: N803  # torch's name
     """`torch.cholesky_inverse`."""
-    if out is not None or L.dim() < 2 or L.shape[-1] != L.shape[-2]:
+    if out is not None or L.dim() < 2 or L.shape[-1] != L.shape[-2] or L.is_complex():
         return torch.cholesky_inverse(L, upper, out=out)
-    return torch.cholesky_solve(torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand_as(L), L, upper)
+    return cholesky_solve(torch.eye(L.shape[-1], dtype=L.dtype, device=L.device), L, upper)
+
+
+def cholesky_solve(input: Tensor, L: Tensor, upper: bool = False, *, out: Any = None) -> Tensor:  # noqa: N803  # torch's name
+    """`torch.cholesky_solve`. torch's own has a gradient in the triangle that it does not read."""
+    if out is not None or min(input.dim(), L.dim()) < 2 or input.shape[-2] != L.shape[-1] or L.is_complex():
+        return torch.cholesky_solve(input, L, upper, out=out)
+    lower = L.triu().mT if upper else L.tril()
+    return torch.linalg.solve_triangular(lower.mT, torch.linalg.solve_triangular(lower, input, upper=False), upper=True)
 
 
 def householder_product(A: Tensor, tau: Tensor, *, out: Any = None) -> Tensor:  # noqa: N803  # torch's name
@@ -70,7 +78,7 @@ def householder_product(A: Tensor, tau: Tensor, *, out: Any = None) -> Tensor:  
 
 
 def _slogdet(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    factors, pivots = torch.linalg.lu_factor(matrix)
+    factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
     diagonal = factors.diagonal(dim1=-2, dim2=-1)
     return _sign(pivots, matrix) * diagonal.sign().prod(-1), diagonal.abs().log().sum(-1)
 
@@ -82,7 +90,7 @@ def _sign(pivots: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _is_regular(matrix: Tensor) -> bool:
-    """Whether a matrix is real, square and not known to be singular. At a singular one torch's own is right, or says why not."""
+    """Whether a matrix is real, square and not known to be singular; a singular one is left to torch."""
     square = matrix.is_floating_point() and matrix.dim() > 1 and matrix.shape[-1] == matrix.shape[-2] and matrix.numel() > 0
     if not square:
         return False

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
-from pure_batchops.kernels.standardized import Parts, are_torchs, by_channel, by_shape
+from pure_batchops import torch_privates, tracing
+from pure_batchops.kernels.standardized import Parts, are_torchs, by_channel, by_shape, by_statistics
 
 
 def layer_norm(
@@ -55,6 +56,9 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """`torch.nn.functional.batch_norm`."""
+    given = None if training else _vmapped_statistics(input, running_mean, running_var, weight, bias)
+    if given is not None:
+        return by_statistics(input, given, weight, bias, eps)
     one = input.numel() == input.shape[1] if input.dim() > 1 else True  # torch refuses it
     if one or not training or not are_torchs(input, weight, bias, input.shape[1:2]):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -75,7 +79,7 @@ def torch_batch_norm(
     cudnn_enabled: bool,
 ) -> Tensor:
     """`torch.batch_norm`."""
-    if not training:
+    if not training and not torch_privates.may_be_vmapped():
         return torch.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
     return batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
@@ -91,6 +95,9 @@ def instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """`torch.nn.functional.instance_norm`."""
+    given = None if use_input_stats else _vmapped_statistics(input, running_mean, running_var, weight, bias)
+    if given is not None:
+        return by_statistics(input, given, weight, bias, eps)
     one = prod(input.shape[2:]) == 1 or input.dim() < 3  # torch refuses it
     if one or not use_input_stats or not are_torchs(input, weight, bias, input.shape[1:2]):
         return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
@@ -111,7 +118,17 @@ def torch_instance_norm(
     cudnn_enabled: bool,
 ) -> Tensor:
     """`torch.instance_norm`."""
-    if not use_input_stats:
+    if not use_input_stats and not torch_privates.may_be_vmapped():
         stats = running_mean, running_var
         return torch.instance_norm(input, weight, bias, *stats, use_input_stats, momentum, eps, cudnn_enabled)
     return instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+
+def _vmapped_statistics(
+    x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """The statistics that are given, under vmap: where x alone is batched, torch's own has no second derivative there."""
+    if mean is None or var is None or x.dim() < 2 or tracing.compiling() or not torch_privates.may_be_vmapped():
+        return None
+    shape = x.shape[1:2]
+    return (mean, var) if mean.shape == var.shape == shape and are_torchs(x, weight, bias, shape) else None

@@ -29,6 +29,18 @@ def by_channel(x: Tensor, axes: tuple[int, ...], weight: Tensor | None, bias: Te
     return _scaled(_standardized(x, axes, eps)[0], weight, bias).to(x.dtype)
 
 
+def by_statistics(
+    x: Tensor, statistics: tuple[Tensor, Tensor], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """Each channel with a mean and variance that are given."""
+    lift = (-1, *[1] * (x.dim() - 2))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    mean, scale = statistics[0].to(wide), (statistics[1].to(wide) + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return (x.to(wide) * scale.reshape(lift) + shift.reshape(lift)).to(x.dtype)
+
+
 def _dtype_of_layer_norm(x: Tensor) -> torch.dtype:
     half = x.dtype in {torch.float16, torch.bfloat16}
     return torch.float32 if half and x.is_cuda and torch.is_autocast_enabled() else x.dtype

@@ -57,5 +57,6 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.logdet, torch.Tensor.logdet), linear_algebra.logdet),
     **dict.fromkeys((torch.linalg.det, torch.det, torch.Tensor.det), linear_algebra.det),
     **dict.fromkeys((torch.cholesky_inverse, torch.Tensor.cholesky_inverse), linear_algebra.cholesky_inverse),
+    **dict.fromkeys((torch.cholesky_solve, torch.Tensor.cholesky_solve), linear_algebra.cholesky_solve),
     torch.linalg.householder_product: linear_algebra.householder_product,
 }
