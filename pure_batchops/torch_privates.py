@@ -4,7 +4,7 @@ Whoever tries a new torch looks here first. `torch.utils._pytree` stands in `tre
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
 
@@ -93,3 +93,15 @@ weight_norm: Callable[..., Tensor] = torch._weight_norm  # noqa: SLF001
 # What the functions of torch.nn.utils.rnn call; as old as torch 1.0. Without them the import fails: remove kernels/packed.py.
 pack_padded_sequence: Callable[..., tuple[Tensor, Tensor]] = torch._pack_padded_sequence  # noqa: SLF001
 pad_packed_sequence: Callable[..., tuple[Tensor, Tensor]] = torch._pad_packed_sequence  # noqa: SLF001
+
+
+def show_to_compiled_modes(functions: Iterable[Any]) -> None:
+    """Let torch.compile hand calls of these functions to a TorchFunctionMode, as torch does without it."""
+    # The compiler hands over only what `torch.overrides.get_overridable_functions` lists. It leaves out hardsigmoid and
+    # private names, so a compiled weight norm would be silently wrong. The compiler makes its own copy when it first asks.
+    # Without either, `test_kernels` fails.
+    listed = torch.overrides.get_overridable_functions()
+    listed.setdefault(torch, []).extend(functions)
+    compiler: Any = sys.modules.get("torch._dynamo.variables.torch")
+    if hasattr(compiler, "get_overridable_functions"):
+        compiler.get_overridable_functions().update(functions)

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from pure_batchops.kernels.table import PLAIN
 from pure_batchops.trees import leaves
+from tests.marks import compiles_within
 
 
 class Plain(TorchFunctionMode):
@@ -352,3 +353,22 @@ def test_recurrent_modules_work_under_every_transform(kind, packed):
         for got, one in ((by_member, of_member), (by_input, of_input)):
             if one is not None:  # torch's own cannot differentiate packed sequences
                 torch.testing.assert_close({name: g[number] for name, g in got.items()}, one)
+
+
+@compiles_within
+@pytest.mark.parametrize(
+    "function", [torch._weight_norm, F.hardsigmoid, torch.gru, F.scaled_dot_product_attention, F.layer_norm]
+)
+def test_the_compiler_calls_the_twins(function):
+    args = next(args for key, args in ROWS if key is function)
+    tensors = tensors_of(args)
+
+    def product(*tensors):
+        with Plain():
+            gradient = torch.func.grad(partial(objective, function, args), tuple(range(len(tensors))))
+            return torch.func.vjp(gradient, *tensors)[1](tensors)
+
+    torch.compiler.reset()
+    compiled = torch.compile(product, fullgraph=True, backend="aot_eager")
+    expected = hessian_product(partial(objective, PLAIN[function], args), tensors, tensors)
+    torch.testing.assert_close(compiled(*tensors), expected)

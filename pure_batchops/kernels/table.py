@@ -60,3 +60,5 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.cholesky_solve, torch.Tensor.cholesky_solve), linear_algebra.cholesky_solve),
     torch.linalg.householder_product: linear_algebra.householder_product,
 }
+
+torch_privates.show_to_compiled_modes(PLAIN)
