@@ -357,7 +357,7 @@ def test_recurrent_modules_work_under_every_transform(kind, packed):
 
 @compiles_within
 @pytest.mark.parametrize(
-    "function", [torch._weight_norm, F.hardsigmoid, torch.gru, F.scaled_dot_product_attention, F.layer_norm]
+    "function", [torch._weight_norm, F.hardsigmoid, torch.gru_cell, F.scaled_dot_product_attention, F.layer_norm]
 )
 def test_the_compiler_calls_the_twins(function):
     args = next(args for key, args in ROWS if key is function)
