@@ -41,6 +41,7 @@ from pure_batchops.influences.influence import influence
 from pure_batchops.influences.perturbation_influence import perturbation_influence
 from pure_batchops.influences.self_influence import self_influence
 from pure_batchops.losses.sample_losses import sample_losses
+from pure_batchops.models.forward import pure_forward
 from pure_batchops.models.state import functional_state, stack_states, unstack_states
 from pure_batchops.operations.block_diagonal import block_diagonal
 from pure_batchops.operations.damped import damped
@@ -99,6 +100,7 @@ __all__ = [  # noqa: RUF022  # in the order in which data flows
     "average_step",
     "average_merge",
     "average_result",
+    "pure_forward",
     "resumable",
     "influence",
     "self_influence",

@@ -5,7 +5,7 @@ Whoever tries a new torch looks here first. `torch.utils._pytree` stands in `tre
 
 import sys
 from collections.abc import Callable, Iterable
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -20,10 +20,9 @@ BatchNorm: type[nn.Module] = nn.modules.batchnorm._BatchNorm  # noqa: SLF001
 InstanceNorm: type[nn.Module] = nn.modules.instancenorm._InstanceNorm  # noqa: SLF001
 Dropout: type[nn.Module] = nn.modules.dropout._DropoutNd  # noqa: SLF001
 
-# Weight norm has two forms: a parametrization (since torch 2.0) and a hook, whose module a function of the same name hides.
-# Without them the import fails: remove them here and in models/rewrites.py if torch drops weight norm.
-WeightNorm: Any = parametrizations._WeightNorm  # noqa: SLF001
-WeightNormHook: Any = sys.modules["torch.nn.utils.weight_norm"].WeightNorm
+# `parametrizations._SpectralNorm` exists since torch 1.9. In training mode it writes into its buffers. Without it the import
+# fails: remove it here and in models/purity.py, whose check of buffers refuses it in eager code.
+SpectralNorm: type[nn.Module] = parametrizations._SpectralNorm  # noqa: SLF001
 
 
 def transforms() -> list[Any] | None:
@@ -60,32 +59,28 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))  # noqa: SLF001
 
 
-def pre_hooks(module: nn.Module) -> list[Any]:
-    """The hooks that run before the forward pass of a module; see `is_hooked`."""
-    return list(module._forward_pre_hooks.values())  # noqa: SLF001
-
-
-def dims_without_batch(norm: Any) -> int:
-    """The number of axes of an instance norm's input when it has no batch axis."""
-    # `_get_no_batch_dim` exists since torch 1.11. Without it instance norms fail loudly.
-    dims: int = norm._get_no_batch_dim()  # noqa: SLF001
-    return dims
-
-
 def is_transformed(function: Any) -> bool:
     """Whether a function is the result of a transform of torch.func, known by the private module that made it."""
     # Without it, `op.at` of a vmapped operation would be taken for its own; `test_solvers` fails.
     return str(getattr(function, "__globals__", {}).get("__name__", "")).startswith("torch._functorch")
 
 
-# Inside a TorchFunctionMode torch's function hands itself to the mode again, without end. This copy skips that step, so
-# that the mode sees the linear layers inside. It replaces one global of the function, which is as old as torch 1.5.
-attention_seen_by_modes: Callable[..., Any] = FunctionType(
-    F.multi_head_attention_forward.__code__,
-    {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
-    "multi_head_attention_forward",
-    F.multi_head_attention_forward.__defaults__,
-)
+def attention_with(scaled_dot_product_attention: Callable[..., Any]) -> Callable[..., Any]:
+    """`F.multi_head_attention_forward` that calls this function, and does not hand itself to a mode again."""
+    # torch's function is as old as torch 1.1, but has no option for its kernel. This copy reads two other globals. The
+    # compiler looks globals up by the name of their module, so that there must be one. Without the names, attention fails.
+    source, name = F.multi_head_attention_forward, "pure_batchops.torch_attention"
+    module = sys.modules[name] = ModuleType(name)
+    given = {"__name__": name, "has_torch_function": _never, "scaled_dot_product_attention": scaled_dot_product_attention}
+    vars(module).update({**source.__globals__, **given})
+    attention = FunctionType(source.__code__, vars(module), source.__name__, source.__defaults__)
+    attention.__module__ = name
+    return attention
+
+
+def _never(_: Any) -> bool:
+    return False
+
 
 # What weight norms of both forms call; as old as torch 1.0. Without it the import fails: remove it from kernels/table.py.
 weight_norm: Callable[..., Tensor] = torch._weight_norm  # noqa: SLF001
@@ -100,8 +95,6 @@ def show_to_compiled_modes(functions: Iterable[Any]) -> None:
     # The compiler hands over only what `torch.overrides.get_overridable_functions` lists. It leaves out hardsigmoid and
     # private names, so a compiled weight norm would be silently wrong. The compiler makes its own copy when it first asks.
     # Without either, `test_kernels` fails.
-    if torch.__version__ < "2.5":  # the compiler cannot trace the operations
-        return
     listed = torch.overrides.get_overridable_functions()
     listed.setdefault(torch, []).extend(functions)
     compiler: Any = sys.modules.get("torch._dynamo.variables.torch")

@@ -233,12 +233,12 @@ def values():
         yield F.scaled_dot_product_attention, (low, low, low), {"scale": 0.3}
         yield F.hardsigmoid, (low,), {}
         yield F.prelu, (low, parts[0]), {}
+        yield F.mse_loss, (low, 2 * low), {}
         yield F.huber_loss, (low, 2 * low), {}
         yield F.embedding_bag, (indices, low[0]), {"mode": "mean"}
         yield torch._weight_norm, (low[0], parts[0][:, None], 0), {}
         yield torch.lstm_cell, (low[0], [low[1], low[2]], low[0].repeat(5, 1), low[1].repeat(5, 1)), {}
         yield torch.gru_cell, (low[0], low[1], low[0, :3].repeat(5, 1), low[1, :3].repeat(5, 1)), {}
-    yield F.mse_loss, (x.float(), 2 * x.float()), {}
     heads = numbers(2, 6, 3, 4), numbers(2, 2, 5, 4), numbers(2, 2, 5, 4)
     blind = torch.tensor([[True] * 5, [False] * 5, [True] + [False] * 4])
     yield F.scaled_dot_product_attention, (*heads[1:], heads[2], None), {"is_causal": True}

@@ -5,12 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.overrides import TorchFunctionMode
 
 from pure_batchops.gradients.kinds import KINDS, layer_call
 from pure_batchops.gradients.layer import LayerCall, LayerKind
-from pure_batchops.torch_privates import attention_seen_by_modes
 from pure_batchops.trees import tree_flatten
 
 
@@ -24,9 +22,6 @@ class FunctionCalls(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.multi_head_attention_forward:
-            with self:
-                return attention_seen_by_modes(*args, **kwargs or {})
         return self.handle(func, args, kwargs or {})
 
 

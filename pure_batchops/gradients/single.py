@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pure_batchops.batches import split
 from pure_batchops.losses.checked import checked_losses
+from pure_batchops.losses.evaluated import evaluated
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
@@ -39,7 +40,7 @@ def single_samples(
 def _loss_of_one(
     loss: SampleLosses, params: Params, buffers: Buffers, alone: Callable[..., Batch], flat: Any, *sample: Tensor
 ) -> Tensor:
-    value = loss(rebuilt(params, flat), buffers, alone(*sample))
+    value = evaluated(loss, rebuilt(params, flat), buffers, alone(*sample))
     if value.numel() != 1:
         msg = f"loss must return one number for one sample alone, got the shape {tuple(value.shape)}"
         raise ValueError(msg)

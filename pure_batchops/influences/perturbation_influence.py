@@ -11,6 +11,7 @@ from pure_batchops import checks
 from pure_batchops.batches import pair
 from pure_batchops.influences.gradient_rows import gradient_rows
 from pure_batchops.influences.inverse_at import inverse_at
+from pure_batchops.losses.checked import checked_losses
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import device_of, leaves, map_leaves, move, tree_map
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
@@ -47,7 +48,7 @@ def perturbation_influence(
     checks.operation("inverse", inverse)
     checks.loss(loss)
     chunk_size = checks.whole_or_none("chunk_size", chunk_size)
-    axis = traits_of(loss).batch_dim
+    axis, losses = traits_of(loss).batch_dim, checked_losses(loss)
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch], test_batch: Batch) -> Tree:
         solve = inverse_at(inverse, params, buffers, train_batches)
@@ -57,7 +58,7 @@ def perturbation_influence(
             _check_floating_point(inputs)
 
             def slope(inputs: Tree, row: Tensor) -> Any:  # Σⱼ ∇ℓⱼᵀ row: one term for each sample
-                gradient = grad(lambda p: loss(p, buffers, (inputs, targets)).sum())(params)
+                gradient = grad(lambda p: losses(p, buffers, (inputs, targets)).sum())(params)
                 return sum((g * s).sum() for g, s in zip(leaves(gradient), leaves(unflatten(params, row)), strict=True))
 
             mixed = torch.vmap(grad(slope), (None, 0))(inputs, solved)

@@ -3,6 +3,8 @@
 torch's fused norms treat the saved mean and deviation as constants from the third derivative on, and in the forward-mode
 derivative of their backward pass (torch 2.1 to 2.15): the derivative of a Hessian product, and `jvp(jacrev(f))`, are silently
 wrong. Under vmap, their backward pass writes in place and fails.
+
+The norms here are pure: in training mode they do not update running statistics, on which their result does not depend.
 """
 
 from collections.abc import Sequence
@@ -62,8 +64,6 @@ def batch_norm(
     one = input.numel() == input.shape[1] if input.dim() > 1 else True  # torch refuses it
     if one or not training or not are_torchs(input, weight, bias, input.shape[1:2]):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    if running_mean is not None or running_var is not None:  # torch writes them
-        F.batch_norm(input.detach(), running_mean, running_var, None, None, training, momentum, eps)
     return by_channel(input, (0, *range(2, input.dim())), weight, bias, eps)
 
 
@@ -101,8 +101,6 @@ def instance_norm(
     one = prod(input.shape[2:]) == 1 or input.dim() < 3  # torch refuses it
     if one or not use_input_stats or not are_torchs(input, weight, bias, input.shape[1:2]):
         return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-    if running_mean is not None or running_var is not None:  # torch writes them
-        F.instance_norm(input.detach(), running_mean, running_var, None, None, use_input_stats, momentum, eps)
     return by_channel(input, tuple(range(2, input.dim())), weight, bias, eps)
 
 

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from pure_batchops import torch_privates
 from pure_batchops.kernels import activations, attention, cells, distances, linear_algebra, losses, margins, norms, packed
+from pure_batchops.kernels.dropout import DROPOUTS
 from pure_batchops.kernels.embedding_bag import embedding_bag
 from pure_batchops.kernels.recurrent import recurrent
 from pure_batchops.kernels.weight_norm import weight_norm
@@ -37,6 +39,9 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     torch_privates.pack_padded_sequence: packed.pack_padded_sequence,
     torch_privates.pad_packed_sequence: packed.pad_packed_sequence,
     F.scaled_dot_product_attention: attention.scaled_dot_product_attention,
+    F.multi_head_attention_forward: torch_privates.attention_with(attention.scaled_dot_product_attention),
+    Tensor.unflatten: torch.unflatten,  # the compiler of torch 2.13 cannot trace the method inside a mode
+    **DROPOUTS,
     F.hardsigmoid: activations.hardsigmoid,
     torch.prelu: activations.prelu,  # F.prelu is the same object
     torch.Tensor.prelu: activations.prelu,

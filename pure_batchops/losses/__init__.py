@@ -2,6 +2,7 @@
 
 sample_losses.py   the public factory
 criterion.py       a criterion for each sample of a batch of outputs
+evaluated.py       the one way in which a loss is called
 checked.py         checks of what a loss returns
 shared.py          batches that also hold tensors which all samples share
 """

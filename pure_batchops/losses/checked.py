@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pure_batchops.losses.evaluated import evaluated
 from pure_batchops.points import saw_points
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
@@ -13,7 +14,7 @@ def checked_losses(loss: SampleLosses) -> Callable[..., Tensor]:
     """The loss, with a check that it returns one number for each of n > 0 samples."""
 
     def losses(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
-        values = loss(params, buffers, batch)
+        values = evaluated(loss, params, buffers, batch)
         _check_dimensions(values, (1,), "the losses of the samples, of shape (n,)")
         return values
 
@@ -24,7 +25,7 @@ def mean_loss(loss: SampleLosses) -> Callable[..., Tensor]:
     """The mean of the losses of the samples, a 0-dim tensor. The loss may also return that mean itself."""
 
     def mean(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
-        values = loss(params, buffers, batch)
+        values = evaluated(loss, params, buffers, batch)
         _check_dimensions(values, (0, 1), "a tensor of shape (n,) or ()")
         saw_points(len(values) if values.dim() == 1 else None, batch)
         return values.mean()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pure_batchops import tracing
-from pure_batchops.torch_privates import BatchNorm, Dropout, InstanceNorm, version
+from pure_batchops.torch_privates import BatchNorm, Dropout, InstanceNorm, SpectralNorm, is_hooked, version
 from pure_batchops.types import Buffers, Tree
 
 
@@ -35,6 +35,9 @@ def _refuse_training_mode(where: str, module: nn.Module) -> None:
     if isinstance(module, BatchNorm) or (isinstance(module, InstanceNorm) and module.track_running_stats):
         msg = f"model must not have batch norm in training mode, got {where}; call model.eval()"
         raise ValueError(msg)
+    if isinstance(module, SpectralNorm):
+        msg = f"model must not have spectral norm in training mode, which writes buffers, got {where}; call model.eval()"
+        raise ValueError(msg)
     rate = getattr(module, "p" if isinstance(module, Dropout) else "dropout", 0)
     if isinstance(module, nn.RReLU) or (isinstance(rate, (int, float)) and rate > 0):
         msg = f"model must not have dropout in training mode, got {where}; call model.eval()"
@@ -51,7 +54,7 @@ def purity_check(model: nn.Module) -> Callable[[Callable[[Buffers], Tree], Buffe
         `run(outputs, buffers)`, which returns `outputs(buffers)`.
     """
     is_training = any(module.training for module in model.modules())
-    if not is_training and all(map(is_torchs, model.modules())):
+    if not is_training and all(is_torchs(module) and not is_hooked(module) for module in model.modules()):
         return lambda outputs, buffers: outputs(buffers)
     watched = {name for name, _ in model.named_buffers()}
 

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from pure_batchops import checks
 from pure_batchops.batches import length, pair
 from pure_batchops.derivatives.hessian_products import hessian_of
 from pure_batchops.derivatives.jacobian import jacobian, jacobian_along
+from pure_batchops.kernels.mode import plain_calls
 from pure_batchops.losses.criterion import output_losses
+from pure_batchops.losses.evaluated import evaluated
 from pure_batchops.models.forward import pure_forward
 from pure_batchops.models.row_by_row import is_right_in_forward_mode
 from pure_batchops.operations.multiplication import Multiplication, OnTrees
@@ -60,8 +62,12 @@ def generalized_gauss_newton(
     axis = checks.axis("batch_dim", batch_dim)
     criteria = output_losses(criterion, axis)
 
+    def total(outputs: Tree, targets: Tree) -> Tensor:
+        with plain_calls(outputs, targets):
+            return criteria(outputs, targets).sum()
+
     def curvature(outputs: Tree, targets: Tree) -> LinearMap:
-        return hessian_of(lambda o: criteria(o, targets).sum(), outputs)  # samples apart: one block for each
+        return hessian_of(partial(total, targets=targets), outputs)  # samples apart: one block for each
 
     return curvature_of_outputs(model, curvature, batch_dim=axis, chunk_size=chunk_size)
 
@@ -77,7 +83,7 @@ def curvature_of_outputs(
     forward = pure_forward(model)
 
     def predicted(params: Params, *, buffers: Buffers, inputs: Tree) -> Tree:
-        return forward(params, buffers, inputs)
+        return evaluated(forward, params, buffers, inputs)
 
     def curved(inputs: Tree, targets: Tree, outputs: Tree) -> LinearMap:
         n = length("the model's outputs and inputs", (outputs, inputs), batch_dim)

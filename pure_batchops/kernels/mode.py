@@ -1,0 +1,104 @@
+"""The calls of torch inside a loss: some are replaced by plain operations, and some are refused.
+
+Real models are functions that call torch, and so are losses written by hand. So we look at the calls, wherever they stand: in
+a module of torch, in a module of the user's own, in a closure, a hook or a loss. The compiler traces this mode from torch 2.6
+on.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import disable_saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+from pure_batchops import tracing
+from pure_batchops.kernels.foreign import MAY_HOLD_PARAMETERS, refuse_foreign
+from pure_batchops.kernels.table import PLAIN
+
+_ACTIVE: ContextVar[bool] = ContextVar("active", default=False)
+_TRACED = {"active": False}
+_CHECKPOINTED = (
+    "loss must not use hooks on saved tensors, as activation checkpointing does: it would compute the forward pass again in "
+    "the backward pass, with other numbers than params; switch checkpointing off: model.gradient_checkpointing_disable(), or "
+    "the model's own option"
+)
+
+
+class _PlainCalls(TorchFunctionMode):
+    """Hands each call of torch to its twin in plain operations, if it has one.
+
+    Attributes:
+        given: what the loss may read.
+        stopped: whether a call under torch.no_grad got a tensor that autograd records, so that its derivative stops there.
+    """
+
+    def __init__(self, given: Any) -> None:
+        super().__init__()
+        self.given, self.stopped = given, False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = PLAIN.get(func, func)(*args, **kwargs) if kwargs else PLAIN.get(func, func)(*args)
+        for argument in args:  # each call of torch passes here: nothing else must
+            if type(argument) in MAY_HOLD_PARAMETERS:
+                refuse_foreign(func, argument, output, self.given)
+        if kwargs:
+            refuse_foreign(func, list(kwargs.values()), output, self.given)
+        if not self.stopped and not torch.is_grad_enabled():
+            self.stopped = any(isinstance(argument, Tensor) and argument.requires_grad for argument in args)
+        return output
+
+
+class _PlainCallsTraced(TorchFunctionMode):
+    """The same for the compiler, which cannot compare tensors."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return PLAIN.get(func, func)(*args, **kwargs or {})
+
+
+@contextmanager
+def plain_calls(*given: Any) -> Generator[Callable[[], bool], None, None]:
+    """Within this context, torch runs plain operations where its own kernels have wrong derivatives, or none.
+
+    Args:
+        *given: what the code inside may differentiate by: trees of tensors.
+
+    Yields:
+        A function that says whether a derivative stopped so far, at a call under torch.no_grad.
+    """
+    if tracing.compiling():
+        with _traced():
+            yield bool
+    elif _ACTIVE.get():
+        yield bool
+    else:
+        token, mode = _ACTIVE.set(True), _PlainCalls(given)
+        try:
+            with disable_saved_tensors_hooks(_CHECKPOINTED), mode:
+                yield lambda: mode.stopped
+        finally:
+            _ACTIVE.reset(token)
+
+
+@contextmanager
+def _traced() -> Generator[None, None, None]:
+    """The same for the compiler, which cannot read a ContextVar, and mixes up the calls of two modes."""
+    if torch.__version__ < "2.6":  # it would leave the mode out without a word
+        msg = f"torch.compile of an operation needs torch 2.6 or newer, got {torch.__version__}; run it without torch.compile"
+        raise RuntimeError(msg)
+    if _TRACED["active"]:
+        yield
+        return
+    _TRACED["active"] = True
+    try:
+        with _PlainCallsTraced():
+            yield
+    finally:
+        _TRACED["active"] = False
