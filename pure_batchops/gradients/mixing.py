@@ -95,7 +95,7 @@ def same_losses(alone: Tensor, losses: Tensor, epsilon: float | None = None) -> 
     # Rounding differs between one sample and many. A loss that mixes samples is off by a factor, not by rounding.
     tolerance = (epsilon or torch.finfo(losses.dtype).eps) ** (1 / 3)
     same = (alone - losses).abs() <= tolerance * (1 + losses.abs())
-    return same | ~torch.isfinite(losses)  # NaN and inf show up in the result anyway
+    return same | ~(torch.isfinite(losses) | torch.isfinite(alone))  # NaN and inf of both show up in the result anyway
 
 
 def _decisive(sums: Sums, again: Again) -> tuple[Sums, Tensor, Tensor]:
