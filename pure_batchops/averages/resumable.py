@@ -7,8 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from pure_batchops import checks
-from pure_batchops.averages import fingerprints
+from pure_batchops import checks, fingerprints
 from pure_batchops.averages.averaged import operation_on_batches
 from pure_batchops.averages.done import check_same, read_over
 from pure_batchops.averages.identity import first_of, marks_of
