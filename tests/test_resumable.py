@@ -273,6 +273,16 @@ def test_other_batches_or_another_order_are_refused(tmp_path):
     again(params, buffers, iter(data), v)
 
 
+def test_product_that_requires_gradients_is_refused(tmp_path):
+    op, _, (params, buffers, data, v) = processes.job(2)
+    recorded = v.clone().requires_grad_()
+    with pytest.raises(ValueError, match="must not require gradients, which a file does not hold.*no_grad"):
+        pb.resumable(op, tmp_path / "state.pt")(params, buffers, data, recorded)
+    with torch.no_grad():
+        product = pb.resumable(op, tmp_path / "state.pt")(params, buffers, data, recorded)
+    torch.testing.assert_close(product, pb.averaged(op)(params, buffers, data, v))
+
+
 def test_full_disk_is_an_error_and_the_last_good_state_stays(tmp_path):
     path = tmp_path / "state.pt"
     op, (params, buffers, data, v) = interrupted(path, 5)
