@@ -82,9 +82,9 @@ def averaged_with_error(
 
 def _state(product: Tree, weight: float) -> _State:
     average = average_step(average_start(), product, weight)
-    wide = {path: leaf.dtype for path, leaf in named_leaves(average.total).items()}
+    zeros = {path: torch.zeros_like(leaf) for path, leaf in named_leaves(average.total).items()}
     spread = {
-        path: Moments(average.weight**2, leaf.to(wide[path]), torch.zeros_like(leaf, dtype=wide[path]))
+        path: Moments(average.weight**2, leaf.to(zeros[path].dtype) if average.weight else zeros[path], zeros[path])
         for path, leaf in named_leaves(product).items()
     }
     return _State(average, spread, int(average.weight > 0), average.weight)
