@@ -417,7 +417,7 @@ def test_average_of_averages_is_the_average_of_all(groups):
 def test_average_of_estimates_is_refused():
     op = pb.averaged_with_error(pb.gauss_newton(lambda params, buffers, x: params * x))
     groups = [[torch.ones(1), torch.ones(2)]] * 2
-    with pytest.raises(TypeError, match="got an Estimate, .* put averaged_with_error around averaged"):
+    with pytest.raises(TypeError, match="got an Estimate, .* use averaged_with_error.averaged.op"):
         pb.averaged(op, len)(torch.ones(1), {}, groups, torch.ones(1))
 
 

@@ -16,7 +16,7 @@ LARGEST = 1e15
 def check_product(product: Tree) -> None:
     """A product is a tree of floating-point tensors."""
     if isinstance(product, Estimate):
-        msg = "a product must be a vector, got an Estimate, whose errors have no mean; put averaged_with_error around averaged(op)"
+        msg = "a product must be a vector, got an Estimate, whose errors have no mean; use averaged_with_error(averaged(op))"
         raise TypeError(msg)
     for path, leaf in named_leaves(product).items():
         if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
@@ -67,7 +67,7 @@ def check_total(weight: float) -> None:
         raise ValueError(msg)
     if weight < 1 / LARGEST:
         msg = (
-            f"the total weight must be at least {1 / LARGEST:g}, got {weight:g}; multiply all weights by one number: the average "
-            "stays"
+            f"the total weight must be at least {1 / LARGEST:g}, got {weight:g}; multiply all weights by one number: the "
+            "average stays"
         )
         raise ValueError(msg)
