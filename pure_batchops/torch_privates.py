@@ -39,6 +39,16 @@ def may_be_vmapped() -> bool:
     return levels is None or any(level.key().name == "Vmap" for level in levels)
 
 
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor inside the wrappers of torch.func: the wrapper of vmap does not tell that it requires gradients."""
+    # `torch._C._functorch.get_unwrapped` exists since torch 2.0. Without it gradients by vectors under vmap would be lost:
+    # `test_gradients_by_vectors` fails.
+    functorch: Any = torch._C._functorch  # noqa: SLF001
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def in_forward_mode() -> bool:
     """Whether a level of forward-mode autograd is open."""
     # `forward_ad._current_level` exists since torch 1.8. Without it the answer is False: a caller who pushes duals through an

@@ -54,7 +54,8 @@ def is_traced_by_vmap_alone(v: Tree) -> bool:
     """Whether nothing but vmap looks at a vector, so that a graph of plain autograd that was recorded before may serve."""
     levels = torch_privates.transforms()
     only_vmap = levels is not None and all(level.key().name == "Vmap" for level in levels)
-    return only_vmap and not requires_grad(v) and not torch_privates.in_forward_mode()
+    inside = [torch_privates.unwrapped(leaf) for leaf in leaves(v)]
+    return only_vmap and not requires_grad(inside) and not torch_privates.in_forward_mode()
 
 
 def requires_grad(tree: Tree) -> bool:

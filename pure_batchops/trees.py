@@ -1,18 +1,33 @@
 """Trees of tensors: their leaves by name, and arithmetic."""
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, UserDict, defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten as tree_flatten
-from torch.utils._pytree import tree_map as tree_map
-from torch.utils._pytree import tree_unflatten as tree_unflatten
+from torch.utils import _pytree
 
+from pure_batchops.mappings import closed, opened
 from pure_batchops.types import Params, Tree
 
 Path = tuple[str, ...]
+
+
+def tree_flatten(tree: Tree) -> tuple[list[Any], Any]:
+    """The leaves of a tree, and its structure."""
+    return opened(*_pytree.tree_flatten(tree), tree_flatten)
+
+
+def tree_unflatten(parts: list[Any], structure: Any) -> Tree:
+    """The tree of a structure with these leaves."""
+    return _pytree.tree_unflatten(*closed(parts, structure, tree_unflatten))
+
+
+def tree_map(function: Callable[..., Any], tree: Tree) -> Tree:
+    """The tree of `function(leaf)`."""
+    parts, structure = tree_flatten(tree)
+    return tree_unflatten([function(part) for part in parts], structure)
 
 
 def leaves(tree: Tree) -> list[Any]:
@@ -22,9 +37,7 @@ def leaves(tree: Tree) -> list[Any]:
 
 def rebuilt(like: Tree, new_leaves: list[Any]) -> Tree:
     """The tree `like` with new leaves."""
-    if _is_flat(like):
-        return dict(zip(like, new_leaves, strict=True))
-    return tree_unflatten(new_leaves, tree_flatten(like)[1])
+    return dict(zip(like, new_leaves, strict=True)) if _is_flat(like) else tree_unflatten(new_leaves, tree_flatten(like)[1])
 
 
 def _is_flat(tree: Tree) -> bool:
@@ -58,7 +71,7 @@ def named_leaves(tree: Tree, path: Path = ()) -> dict[Path, Any]:
 
 
 def _children(node: Any) -> list[tuple[str, Any]] | None:
-    if type(node) in (dict, OrderedDict, defaultdict):
+    if type(node) in (dict, OrderedDict, defaultdict) or isinstance(node, UserDict):
         return [(key if isinstance(key, str) else f"[{key!r}]", child) for key, child in node.items()]
     if isinstance(node, Tensor):
         return None
@@ -67,9 +80,7 @@ def _children(node: Any) -> list[tuple[str, Any]] | None:
     if type(node) in (list, tuple):
         return [(f"[{i}]", child) for i, child in enumerate(node)]
     inner = tree_flatten(node)[0]
-    if len(inner) == 1 and inner[0] is node:
-        return None
-    return [(f"[{i}]", child) for i, child in enumerate(inner)]
+    return None if len(inner) == 1 and inner[0] is node else [(f"[{i}]", child) for i, child in enumerate(inner)]
 
 
 def named(path: Path) -> str:

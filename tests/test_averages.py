@@ -316,6 +316,115 @@ def test_states_stay_as_they_are_and_refuse_other_products():
             pb.average_merge(state, state_of([(other, 1)]))
 
 
+BAD_WEIGHTS = [
+    (None, TypeError, "a weight must be a number, got None"),
+    ("1", TypeError, "a weight must be a number, got '1'"),
+    (1j, TypeError, "a weight must be a number, got 1j"),
+    (torch.tensor(1j), TypeError, "a weight must be a number, got tensor"),
+    (torch.ones(2), TypeError, "a weight must be a number, got tensor"),
+    (torch.ones((), requires_grad=True), TypeError, "got a tensor that requires gradients; detach it"),
+    (-1, ValueError, "a weight must be finite and not negative, got -1"),
+    (float("nan"), ValueError, "finite"),
+    (float("inf"), ValueError, "finite"),
+    (1e308, ValueError, "a weight must be at most 1e.15, got 1e.308; divide all weights by one number"),
+]
+
+
+@pytest.mark.parametrize(("weight", "error", "message"), BAD_WEIGHTS, ids=lambda value: str(value)[:20])
+def test_weight_that_is_no_small_number_is_refused_with_the_number_of_its_batch(weight, error, message):
+    weights, batches = iter([1, weight]), [torch.ones(2)] * 2
+    op = pb.gauss_newton(lambda params, buffers, x: params * x)
+    for average in (pb.averaged, pb.averaged_with_error):
+        weights = iter([1, weight])
+        with pytest.raises(error, match=f"{message}.*in batch 1 of the average"):
+            average(op, lambda _, weights=weights: next(weights))(torch.ones(1), {}, batches, torch.ones(1))
+    with pytest.raises(error, match=message):
+        pb.weighted_average([(torch.ones(2), 1), (torch.ones(2), weight)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_weights_of_any_size_that_is_taken_give_the_average(dtype):
+    products = [torch.tensor([1.0, -2.0]).to(dtype), torch.tensor([3.0, 4.0]).to(dtype)]
+    for size in (1e-15, 1e-7, 1.0, 1e14):
+        assert_close(pb.weighted_average(zip(products, [size, 3 * size], strict=True)), torch.tensor([2.5, 2.5]).to(dtype))
+    with pytest.raises(ValueError, match="total weight must be at least 1e-15, got 2e-300; multiply all weights"):
+        pb.weighted_average((product, 1e-300) for product in products)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_batch_of_weight_zero_adds_nothing_whatever_its_product_is(place, bad):
+    products = [torch.tensor([1.0]), torch.tensor([4.0])]
+    products.insert(place, torch.tensor([bad]))
+    weights = [1.0, 2.0]
+    weights.insert(place, 0.0)
+    assert_close(pb.weighted_average(zip(products, weights, strict=True)), torch.tensor([3.0]))
+    mean_op = pb.averaged_with_error(lambda params, buffers, batch, v: products[batch], lambda batch: weights[batch])
+    value, error = mean_op(torch.zeros(1), {}, range(3), None)
+    good = [product for product, weight in zip(products, weights, strict=True) if weight]
+    expected = pb.averaged_with_error(lambda params, buffers, batch, v: good[batch], lambda batch: batch + 1)
+    assert_close((value, error), tuple(expected(torch.zeros(1), {}, range(2), None)))
+
+
+def test_graphs_whose_nodes_and_edges_differ_in_number_are_weighed_or_the_way_is_told():
+    def losses(params, buffers, graph):
+        (x, edges), target = graph
+        hidden = x @ params["w"]
+        return (hidden.tanh().index_add(0, edges[1], hidden[edges[0]]) - target).square()
+
+    params, v = {"w": torch.linspace(-1, 1, 3).double()}, torch.ones(3, dtype=torch.float64)
+    graphs = [((torch.randn(n, 3).double(), torch.randint(n, (2, m))), torch.randn(n).double()) for n, m in ((5, 8), (7, 10))]
+    op = pb.hessian(losses)
+    expected = (5 * op(params, {}, graphs[0], v) + 7 * op(params, {}, graphs[1], v)) / 12
+    assert_close(pb.averaged(op)(params, {}, graphs, v), expected)
+    of_one_number = pb.hessian(lambda *arguments: losses(*arguments).mean())
+    with pytest.raises(ValueError, match=r"give weight=.*weight=lambda batch: len\(batch\[1\]\) where .* nodes and edges"):
+        pb.averaged(of_one_number)(params, {}, graphs, v)
+    assert_close(pb.averaged(of_one_number, lambda batch: len(batch[1]))(params, {}, graphs, v), expected)
+
+
+def groups_of(p, sizes):
+    batches = list(zip(*(part.split(sizes) for part in p.batch), strict=True))
+    return [batches[:2], batches[2:3], batches[3:]]
+
+
+GROUPS = {
+    "lists": lambda groups: groups,
+    "tuples": lambda groups: [tuple(group) for group in groups],
+    "generators": lambda groups: [iter(group) for group in groups],
+    "loaders": lambda groups: [
+        DataLoader(TensorDataset(*(torch.cat(part) for part in zip(*group, strict=True))), 2) for group in groups
+    ],
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
+def test_average_of_averages_is_the_average_of_all(groups):
+    p = problem("perceptron", 12)
+    op, v = pb.gauss_newton(p.loss), torch.ones(p.numbers, dtype=torch.float64)
+    expected, inner = op(p.params, p.buffers, p.batch, v), pb.averaged(op)
+    for each in (inner, lambda *arguments: inner(*arguments), pb.averaged(op, pb.n_points)):
+        given = partial(twelve_in_groups, p, groups)
+        assert_close(pb.averaged(each)(p.params, p.buffers, given(), v), expected)
+        assert_close(pb.averaged_with_error(each)(p.params, p.buffers, given(), v).value, expected)
+    inverse = pb.averaged(pb.direct(inner, 0.5))
+    wholes = [tuple(torch.cat(part) for part in zip(*group, strict=True)) for group in groups_of(p, [1, 2, 3, 4, 2])]
+    parts = [(pb.direct(op, 0.5)(p.params, p.buffers, whole, v), whole) for whole in wholes]
+    if groups is not GROUPS["generators"]:
+        assert_close(inverse(p.params, p.buffers, given(), v), pb.point_average(parts))
+
+
+def test_average_of_estimates_is_refused():
+    op = pb.averaged_with_error(pb.gauss_newton(lambda params, buffers, x: params * x))
+    groups = [[torch.ones(1), torch.ones(2)]] * 2
+    with pytest.raises(TypeError, match="got an Estimate, .* use averaged_with_error.averaged.op"):
+        pb.averaged(op, len)(torch.ones(1), {}, groups, torch.ones(1))
+
+
+def twelve_in_groups(p, groups):
+    return groups(groups_of(p, [1, 2, 3, 4, 2]))
+
+
 class OddError(Exception):
     """An error that takes no message."""
 

@@ -30,12 +30,12 @@ def drawn(sizes, seed, offset=0.0):
 
 
 def textbook(products, weights):
-    """The weighted mean and its error, in plain sight."""
+    """The weighted mean and its error, in plain sight: at equal weights, the standard deviation over √n."""
     t, w = torch.stack(products), torch.as_tensor(weights, dtype=torch.float64)
     w = w.reshape(-1, *[1] * (t.dim() - 1))
     mean = (w * t).sum(0) / w.sum(0)
     n = len(products)
-    return mean, (n / (n - 1) * (w**2 * (t - mean) ** 2).sum(0)).sqrt() / w.sum(0)
+    return mean, ((n - 1) / n * (w**2 * (t - mean) ** 2).sum(0)).sqrt() / (w.sum(0) - w.amax(0))
 
 
 @given(sizes=st.lists(st.integers(1, 5), min_size=2, max_size=6), seed=seeds, offset=st.sampled_from([0.0, 1e6, -1e8]))
@@ -89,12 +89,53 @@ def test_equal_products_have_no_error():
     assert_close(error, PARAMS)
 
 
-def test_error_is_honest():
-    scores = []
-    for seed in range(300):
-        value, error = pb.averaged_with_error(scaling)(PARAMS, {}, drawn([4] * 20, seed), ONES)
-        scores.append(value["a"] / error["a"])
-    assert 0.9 < torch.stack(scores).std() < 1.2  # a Student's t of 19 degrees of freedom has 1.06
+def jackknife(products, weights):
+    """The error by leaving out one batch after the other."""
+    t, w = torch.stack(products), torch.tensor(weights, dtype=torch.float64)
+    n = len(products)
+    others = [1 - torch.eye(n, dtype=torch.float64)[i] for i in range(n)]
+    means = torch.stack([torch.tensordot(kept * w, t, 1) / (kept @ w) for kept in others])
+    mean = torch.tensordot(w, t, 1) / w.sum()
+    return ((n - 1) / n * (means - mean).square().sum(0)).sqrt()
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=2, max_size=6), seed=seeds)
+def test_error_is_at_least_that_of_the_jackknife_and_equal_for_equal_batches(sizes, seed):
+    for each in (sizes, sizes[:1] * len(sizes)):
+        batches = drawn(each, seed)
+        _, error = pb.averaged_with_error(scaling)(PARAMS, {}, batches, ONES)
+        least = jackknife([batch["a"].mean(0) for batch in batches], each)
+        assert (error["a"] >= least * (1 - 1e-9)).all()
+        if len(set(each)) == 1:
+            assert_close(error["a"], least)
+
+
+def student(number):
+    """How often a Student's t of number − 1 degrees of freedom is between −2 and 2, by its density."""
+    t, v = torch.linspace(-2, 2, 20_001, dtype=torch.float64), number - 1
+    density = (1 + t.square() / v) ** (-(v + 1) / 2)
+    scale = torch.lgamma(torch.tensor((v + 1) / 2)) - torch.lgamma(torch.tensor(v / 2))
+    return float(torch.trapezoid(density, t) * scale.exp() / (v * torch.pi) ** 0.5)
+
+
+@pytest.mark.parametrize("spread", ["of samples", "of batches"])
+@pytest.mark.parametrize(
+    "sizes", [[4] * 20, [4] * 6, [4] * 2, [100, 1, 1, 1, 1, 1], [50, 50, 1, 1, 1], [100, 1]], ids=lambda sizes: f"{sizes[:4]}"
+)
+def test_two_errors_cover_as_often_as_the_docstring_says(sizes, spread):
+    """Over 200 seeds and seven numbers each; products differ as means of samples do, or as much for batches of any size."""
+    effective = sum(sizes) ** 2 / sum(size**2 for size in sizes)
+    inside = []
+    for seed in range(200):
+        batches = drawn(sizes if spread == "of samples" else [1] * len(sizes), seed)
+        weights = iter(sizes)
+        mean_op = pb.averaged_with_error(scaling, weight=lambda _, weights=weights: next(weights))
+        value, error = mean_op(PARAMS, {}, batches, ONES)
+        inside += [value[key].abs() <= 2 * error[key] for key in PARAMS]
+    coverage = torch.cat([each.flatten() for each in inside]).double().mean()
+    assert coverage >= student(max(effective, 2)) - 0.04  # three standard deviations of 1,400 cases
+    if len(set(sizes)) == 1:
+        assert coverage <= student(effective) + 0.04
 
 
 def test_weights_may_be_any_and_batches_that_count_nothing_are_not_counted():

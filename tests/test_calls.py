@@ -233,7 +233,7 @@ def test_checkpointing_is_refused_with_the_way_out(reentrant):
         return (torch.func.functional_call(model, (p, b), (batch[0],)) - batch[1]).square().mean(1)
 
     for loss in (own, pb.sample_losses(model, nn.MSELoss())):
-        for op in (pb.hessian(loss), pb.gauss_newton(loss, held=0)):
+        for op in (pb.hessian(loss), pb.gauss_newton(loss, held=0), pb.gauss_newton(loss), pb.inverse_harmonic_mean(loss, 1)):
             with pytest.raises((ValueError, RuntimeError), match="switch checkpointing off"):
                 op(params, buffers, batch, v)
 

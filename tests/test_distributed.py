@@ -310,6 +310,86 @@ def test_options_and_the_group_are_checked():
         distributed.resumable(op, "state.pt", every=0)
 
 
+def cubes(params, buffers, x):
+    return ((x @ params["w"]).tanh() + params["b"] * buffers["scale"]).pow(3)
+
+
+def gradients(rank, owners, what, mean=distributed.averaged):
+    """The first and the second derivative of a function of the product, by one of the arguments."""
+    torch.manual_seed(0)
+    params = {"w": torch.randn(3, dtype=torch.float64), "b": torch.randn((), dtype=torch.float64)}
+    buffers, v = {"scale": torch.rand((), dtype=torch.float64)}, torch.randn(4, dtype=torch.float64)
+    x, weights = torch.randn(8, 3, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    leaf = {"params": params["w"], "buffers": buffers["scale"], "v": v}[what].requires_grad_()
+    batches = [part[0] for part in parts((x,), [3, 1, 2, 2], owners, rank)]
+    product = mean(pb.hessian(cubes))(params, buffers, batches, v)
+    (first,) = torch.autograd.grad((product.sin() * weights).sum(), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.cos().sum(), leaf)
+    return product.detach(), first.detach(), second
+
+
+@pytest.mark.parametrize("what", ["params", "buffers", "v"])
+@pytest.mark.parametrize("owners", [[0, 1, 2, 0], [1, 1, 1, 1]])  # in the second, two ranks have no batch
+def test_every_rank_gets_the_derivatives_that_one_process_gets(everywhere, what, owners):
+    expected = gradients(None, owners, what, pb.averaged)
+    for found in everywhere(gradients, owners, what):
+        assert_close(found, expected)
+
+
+def undifferentiable(rank, what):
+    op, params, buffers, data, v = case("perceptron", "hessian", "rows", torch.float64, 0)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=what == "loss")
+    scaled = pb.damped(op, 1.0) if what != "loss" else pb.batch_operation(lambda *_: lambda u: {k: scale * u[k] for k in u})
+    mean_op, batches = distributed.averaged(scaled), [data]
+    if what == "batch":
+        batches = [(data[0].clone().requires_grad_(rank == 1), data[1])]
+    if what == "some ranks":
+        v = v.clone().requires_grad_(rank == 1)
+    if what == "sharded":
+        return distributed.sharded_vectors(op)(params, buffers, data, v.clone().requires_grad_())
+    if what == "vmap":
+        return torch.vmap(lambda row: mean_op(params, buffers, batches, row))(v)
+    if what == "grad":
+        return torch.func.grad(lambda u: mean_op(params, buffers, batches, u).sum())(v)
+    return mean_op(params, buffers, batches, v)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("loss", "must be differentiated by params, buffers or v, got another tensor that requires gradients"),
+        ("batch", "must be differentiated by params, buffers or v, got another tensor that requires gradients"),
+        ("some ranks", "must require gradients on all ranks or on none, got 1 such tensors on rank 1 and 0 on rank 0"),
+        ("sharded", "a product of sharded vectors must not require gradients"),
+        ("vmap", "must be taken outside of transforms of torch.func"),
+        ("grad", "must be taken outside of transforms of torch.func"),
+    ],
+)
+def test_derivatives_that_would_be_those_of_one_rank_are_refused(everywhere, what, message):
+    if what in ("vmap", "grad") and torch.__version__ < "2.2":
+        pytest.skip("torch 2.1 does not tell of its transforms")
+    for error in everywhere(undifferentiable, what):
+        assert message in str(error)
+
+
+def of_another_size(rank, size, change, leaf):
+    params = {"a": torch.ones(3, dtype=torch.float64), "b": torch.full((2,), size, dtype=torch.float64)}
+    op = pb.batch_operation(lambda params, buffers, batch: lambda v: {key: batch.mean() * v[key] for key in v})
+    v = {key: size * torch.ones_like(value) for key, value in params.items()}
+    if rank == 2:
+        {"params": params, "v": v}[leaf]["b"].mul_(1 + change)
+    return distributed.averaged(op)(params, {}, [torch.ones(2, dtype=torch.float64)], v)
+
+
+@pytest.mark.parametrize("leaf", ["params", "v"])
+def test_numbers_of_ranks_are_compared_relative_to_their_leaf(everywhere, leaf):
+    for size in (1e-7, 1e-30, 1e7):
+        for error in everywhere(of_another_size, size, 1e-5, leaf):
+            assert f"{leaf} must be the same on all ranks, got other values on rank 2" in str(error)
+        for found in everywhere(of_another_size, size, 1e-12, leaf):
+            assert_close(found["a"], torch.full((3,), size, dtype=torch.float64))
+
+
 SCRIPT = """
 import datetime, sys
 import torch, torch.distributed as dist

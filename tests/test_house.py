@@ -16,8 +16,8 @@ every_file = pytest.mark.parametrize("file", FILES, ids=IDS)
 
 # A room imports rooms of floors further down, and others of its own floor that stand to its left.
 FLOORS = [
-    "types torch_privates trees tracing layouts budget checks traits kernels",
-    "noise streams tree_functions vectors rows batches points",
+    "types torch_privates mappings trees tracing layouts budget checks traits kernels",
+    "noise fingerprints streams tree_functions vectors rows batches points",
     "models losses",
     "derivatives gradients",
     "operations",

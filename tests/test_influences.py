@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, TensorDataset
 
 import pure_batchops as pb
 from tests import dense
@@ -203,13 +202,6 @@ def test_inverse_may_be_a_plain_function_whose_batches_are_read_again(function: 
 def test_stream_that_can_be_read_only_once_is_refused(function: Any) -> None:
     with pytest.raises(ValueError, match="train_batches must be iterable again"):
         influences_of(function, iter([problem("perceptron", 3).batch]))
-
-
-@every_function
-def test_stream_that_is_shuffled_each_time_is_refused(function: Any) -> None:
-    shuffled = DataLoader(TensorDataset(*problem("perceptron", 3).batch), shuffle=True)
-    with pytest.raises(ValueError, match="one order each time .*shuffle=False"):
-        influences_of(function, shuffled)
 
 
 @of_test_points

@@ -3,9 +3,11 @@
 import errno
 import random
 import time
+from collections import UserDict
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -195,6 +197,91 @@ def test_operations_are_told_apart_by_what_they_compute_wherever_the_change_is(t
     assert torch.equal(pb.resumable(pb.gauss_newton(Scaling(1.0)), path)(params, {}, data, v), expected)
 
 
+class Settings:
+    """Where a user may keep a number: a class attribute, a property, a static method."""
+
+    scale = 1.0
+    kept = 1.0
+
+    @property
+    def read(self):
+        return self.kept
+
+    @staticmethod
+    def called():
+        return 1.0
+
+
+def test_operations_are_told_apart_by_numbers_of_classes_and_arrays(tmp_path, monkeypatch):
+    array, settings = np.ones(2), Settings()
+    losses = {
+        "attribute": (lambda params, buffers, x: Settings.scale * params * x, "scale", 1.001),
+        "property": (lambda params, buffers, x: settings.read * params * x, "read", property(lambda _: 1.001)),
+        "static method": (lambda params, buffers, x: Settings.called() * params * x, "called", staticmethod(lambda: 1.001)),
+        "array": (lambda params, buffers, x: float(array[1]) * params * x, "array", None),
+    }
+    data, params, v = [torch.tensor([1.0, 2.0]), torch.tensor([3.0])], torch.tensor([1.0]), torch.tensor([1.0])
+    for name, (loss, attribute, value) in losses.items():
+        op, path = pb.gauss_newton(loss), tmp_path / f"{name}.pt"
+        pb.resumable(op, path, every=1)(params, {}, data[:1], v)
+        before = path.read_bytes()
+        torch.testing.assert_close(pb.resumable(op, path)(params, {}, data, v), pb.averaged(op)(params, {}, data, v))
+        path.write_bytes(before)
+        if value is None:
+            array[1] = 1.001
+        else:
+            monkeypatch.setattr(Settings, attribute, value)
+        with pytest.raises(ValueError, match="another operation, which has another product with the first batch"):
+            pb.resumable(op, path)(params, {}, data, v)
+
+
+class Sample:
+    """A batch of the user's own class, which holds itself."""
+
+    def __init__(self, x):
+        self.x, self.whole = x, self
+
+
+class Slotted:
+    __slots__ = ("x",)
+
+    def __init__(self, x):
+        self.x = x
+
+
+BATCHES = {
+    "column of ones": lambda x: torch.cat([torch.ones(64, 1), x], 1),
+    "array": lambda x: x.numpy().copy(),
+    "array of another order": lambda x: x.numpy().T,
+    "array of objects": lambda x: np.array([1, x.numpy().tobytes()], dtype=object),
+    "dates": lambda x: x.sum().mul(1e30).long().numpy().astype("datetime64[s]"),
+    "mapping": lambda x: UserDict(x=x),
+    "object": Sample,
+    "slots": Slotted,
+    "set": lambda x: {"a", "b", x.sum().item()},
+    "sparse": lambda x: x.to_sparse(),
+    "half": lambda x: x.to(torch.bfloat16),
+    "list": lambda x: [{"x": (x, None)}],
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_every_number_of_a_batch_counts_whatever_holds_it(tmp_path, kind):
+    def batch(number):
+        x = torch.zeros(64, 63)
+        x[5, 1] = number
+        return BATCHES[kind](x)
+
+    def mean_op():
+        op = pb.batch_operation(lambda params, buffers, batch: lambda u: u)
+        return pb.resumable(op, tmp_path / "state.pt", every=1, weight=lambda batch: 1, name="same")
+
+    mean_op()(torch.zeros(2), {}, [batch(1e-30)], torch.ones(2))
+    mean_op()(torch.zeros(2), {}, [batch(1e-30), batch(1.0)], torch.ones(2))  # the same, built again
+    with pytest.raises(ValueError, match="must begin with the 2 that were done .*others among them"):
+        mean_op()(torch.zeros(2), {}, [batch(1e-30), batch(2e-30)], torch.ones(2))
+
+
 def test_criteria_are_told_apart_by_their_options(tmp_path):
     model, (_, _, arguments) = processes.problem("perceptron").model, processes.job(3)
     params, buffers, _, v = arguments
@@ -271,6 +358,16 @@ def test_other_batches_or_another_order_are_refused(tmp_path):
         with pytest.raises(ValueError, match=f"must begin with the 3 that were done .*got {what}; do not shuffle"):
             again(params, buffers, batches, v)
     again(params, buffers, iter(data), v)
+
+
+def test_product_that_requires_gradients_is_refused(tmp_path):
+    op, _, (params, buffers, data, v) = processes.job(2)
+    recorded = v.clone().requires_grad_()
+    with pytest.raises(ValueError, match="must not require gradients, which a file does not hold.*no_grad"):
+        pb.resumable(op, tmp_path / "state.pt")(params, buffers, data, recorded)
+    with torch.no_grad():
+        product = pb.resumable(op, tmp_path / "state.pt")(params, buffers, data, recorded)
+    torch.testing.assert_close(product, pb.averaged(op)(params, buffers, data, v))
 
 
 def test_full_disk_is_an_error_and_the_last_good_state_stays(tmp_path):

@@ -9,7 +9,7 @@ from pure_batchops.averages.state import average_result, average_start
 from pure_batchops.averages.stream import Progress, Weight, WeightedProduct, in_batch, stream_of
 from pure_batchops.operations.derived import with_at
 from pure_batchops.points import saw_points
-from pure_batchops.streams import reiterable
+from pure_batchops.streams import in_one_order, uncompared
 from pure_batchops.trees import device_of, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, Term, Traits, Vector
 
@@ -38,7 +38,7 @@ def averaged(
     Returns:
         `mean_op(params, buffers, batches, v) -> product`. `batches` is any iterable. It is read once, one batch at a time, and
         each batch is moved to the device of params. `mean_op.at(params, buffers, batches)` reads them for each v, so they must
-        be iterable again, as a list or a DataLoader is.
+        be the same each time, in the same order: a list, or a DataLoader that does not shuffle. This is checked.
 
     Raises:
         TypeError: if op, weight or progress is no function, or finite is neither True nor False.
@@ -56,7 +56,7 @@ def averaged(
 
     def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector = ...) -> Vector:
         state = average_fold(average_start(), stream.products(params, buffers, batches, v))
-        saw_points(state.weight, batches)  # for an average of averages
+        saw_points(state.weight, uncompared(batches))  # for an average of averages
         return average_result(state)
 
     def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[Term]:
@@ -84,6 +84,6 @@ def operation_on_batches(
     """The operation on batches, with an `at` that reads the batches for each v."""
 
     def at(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Callable[[Vector], Vector]:
-        return partial(operation, params, buffers, reiterable("batches", batches))
+        return partial(operation, params, buffers, in_one_order("batches", batches))
 
     return with_at(operation, at, traits)

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from pure_batchops.averages import fingerprints
+from pure_batchops import fingerprints
 from pure_batchops.averages.checked import checked_weight
 from pure_batchops.averages.identity import check_same_operation, check_same_weight, first_of
 from pure_batchops.averages.saved import SavedAverage

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pure_batchops.averages import fingerprints
+from pure_batchops import fingerprints
 from pure_batchops.averages.sampled import are_close, largest, rounding, sampled
 from pure_batchops.averages.saved import refuse
 from pure_batchops.averages.stream import Weight

@@ -7,15 +7,16 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from pure_batchops import checks
-from pure_batchops.averages import fingerprints
+from torch import Tensor
+
+from pure_batchops import checks, fingerprints, tracing
 from pure_batchops.averages.averaged import operation_on_batches
 from pure_batchops.averages.done import check_same, read_over
 from pure_batchops.averages.identity import first_of, marks_of
 from pure_batchops.averages.saved import SavedAverage, save, saved_average
 from pure_batchops.averages.state import AverageState, average_result, average_step
 from pure_batchops.averages.stream import Progress, Weight, numbered, stream_of
-from pure_batchops.trees import device_of, move
+from pure_batchops.trees import device_of, leaves, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
 
 
@@ -54,8 +55,8 @@ def resumable(
     Raises:
         TypeError: if op, weight or progress is no function, path is no path, every no whole number, or name no string.
         ValueError: if every is not positive. The operation raises it if the file holds no state, or the state of other
-            params, buffers, v, weights or another operation, if the batches or their order changed, and where `averaged`
-            raises it.
+            params, buffers, v, weights or another operation, if the batches or their order changed, if a product requires
+            gradients, and where `averaged` raises it.
         OSError: by the operation, if the file cannot be written. The last state that was saved is still there.
 
     Examples:
@@ -124,5 +125,11 @@ class _Multiplied(NamedTuple):
 def _with_product(average: SavedAverage, multiplied: _Multiplied) -> SavedAverage:
     """The average with one more product."""
     batch, product, weight = multiplied
+    if any(isinstance(leaf, Tensor) and tracing.requires_grad(leaf) for leaf in leaves(product)):
+        msg = (
+            "a product of a resumable average must not require gradients, which a file does not hold, got one that does; "
+            "detach params, buffers and v, or multiply inside torch.no_grad"
+        )
+        raise ValueError(msg)
     state = average_step(average.state, product, weight)
     return SavedAverage(state, fingerprints.of_batches(average.order, batch), average.first or first_of(product, weight))

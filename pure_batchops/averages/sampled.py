@@ -17,9 +17,23 @@ _STEP = 2654435761  # a prime near 2³² / golden ratio: its multiples are sprea
 
 def sampled(tree: Tree) -> list[float]:
     """About 64 numbers of a tree and the norms of the leaves that hold them. The order of keys does not matter."""
+    return [number for leaf in sampled_leaves(tree) for number in leaf]
+
+
+def sampled_leaves(tree: Tree) -> list[list[float]]:
+    """The same, leaf by leaf: some of its numbers, and then its norm."""
     by_name = sorted(named_leaves(tree).items())
     chosen = [leaf for _, leaf in by_name[:: max(1, len(by_name) // NUMBERS)] if leaf.numel()]
-    return [number for leaf in chosen for number in _numbers(leaf.detach(), max(1, NUMBERS // len(chosen)))]
+    return [_numbers(leaf.detach(), max(1, NUMBERS // len(chosen))) for leaf in chosen]
+
+
+def are_same(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]], share: float) -> bool:
+    """Whether two results of `sampled_leaves` are the same, up to a share of each leaf; nan equals nan."""
+    leaves = list(zip(one, other, strict=False))
+    places = len(one) == len(other) and all(
+        are_close(first[:-1], second[:-1], rtol=0.0, atol=share * largest(first[:-1])) for first, second in leaves
+    )
+    return places and all(are_close(first[-1:], second[-1:], rtol=share, atol=0.0) for first, second in leaves)
 
 
 def are_close(one: Sequence[float], other: Sequence[float], *, rtol: float, atol: float) -> bool:

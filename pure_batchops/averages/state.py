@@ -6,8 +6,9 @@ Every average is made of these four. States add, so averages of parts can be mer
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from pure_batchops.averages.checked import check_product, checked_weight
+from pure_batchops.averages.checked import check_product, check_total, checked_weight
 from pure_batchops.trees import leaves, map_leaves, named, named_leaves, rebuilt, same_leaves
 from pure_batchops.types import Tree
 
@@ -63,7 +64,7 @@ def average_step(state: AverageState, product: Tree, weight: float = 1.0) -> Ave
 
     Raises:
         TypeError: if the product holds no floating-point numbers, or the weight is no number.
-        ValueError: if the weight is negative or not finite, or the product differs from the products so far in structure,
+        ValueError: if the weight is negative or above 1e15, or the product differs from the products so far in structure,
             shape or dtype.
 
     Examples:
@@ -72,8 +73,13 @@ def average_step(state: AverageState, product: Tree, weight: float = 1.0) -> Ave
     """
     weight = checked_weight(weight)
     check_product(product)
-    total = map_leaves(lambda leaf: leaf.to(_WIDER.get(leaf.dtype, leaf.dtype)) * weight, product)
+    total = map_leaves(lambda leaf: _weighted(leaf.to(_WIDER.get(leaf.dtype, leaf.dtype)), weight), product)
     return average_merge(state, AverageState(total, weight, 1, tuple(leaf.dtype for leaf in leaves(product))))
+
+
+def _weighted(leaf: Tensor, weight: float) -> Tensor:
+    """Weight times a leaf. A batch of weight zero adds nothing, whatever its product is."""
+    return leaf * weight if weight else torch.zeros_like(leaf)
 
 
 def average_merge(one: AverageState, other: AverageState) -> AverageState:
@@ -120,7 +126,7 @@ def average_result(state: AverageState) -> Tree:
         A new product in the dtypes of the products.
 
     Raises:
-        ValueError: if there was no product, or the total weight is zero.
+        ValueError: if there was no product, or the total weight is below 1e-15.
 
     Examples:
         >>> average_result(average_step(average_start(), torch.tensor([5.0]), 3))
@@ -129,8 +135,6 @@ def average_result(state: AverageState) -> Tree:
     if state.total is None:
         msg = "there is nothing to average: the stream is empty (a generator that was already used up?)"
         raise ValueError(msg)
-    if state.weight == 0:
-        msg = "the total weight must be positive, got zero (batches without points?)"
-        raise ValueError(msg)
+    check_total(state.weight)
     means = [(leaf / state.weight).to(dtype) for leaf, dtype in zip(leaves(state.total), state.dtypes, strict=True)]
     return rebuilt(state.total, means)

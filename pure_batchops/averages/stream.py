@@ -5,7 +5,7 @@ from itertools import count
 from typing import NamedTuple, TypeVar
 
 from pure_batchops import checks, tracing
-from pure_batchops.averages.checked import check_finite
+from pure_batchops.averages.checked import check_finite, checked_weight
 from pure_batchops.points import Seen, counted, points_of
 from pure_batchops.trees import device_of, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, Tree, Vector
@@ -82,7 +82,7 @@ def weighted_product(
 ) -> WeightedProduct:
     """The product with one batch, and the weight of the batch."""
     product, seen = counted(op, params, buffers, batch, v)
-    return product, _points(seen, batch) if weight is None else weight(batch)
+    return product, checked_weight(_points(seen, batch) if weight is None else weight(batch))
 
 
 def _points(seen: Seen, batch: Batch) -> float:
@@ -93,7 +93,8 @@ def _points(seen: Seen, batch: Batch) -> float:
         msg = (
             f"an average must know how many samples a batch holds, got {got} (a bare function, a loss that returns one "
             "number, an operation that takes the batch in parts?); give weight=, for instance weight=pure_batchops.n_points "
-            "for samples along axis 0, or batch_dim= to batch_operation"
+            "for samples along axis 0, or weight=lambda batch: len(batch[1]) where tensors differ in length, as the nodes and "
+            "edges of a graph do; or give batch_dim= to batch_operation"
         )
         raise ValueError(msg)
     return points

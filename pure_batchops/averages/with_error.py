@@ -21,11 +21,13 @@ class _State(NamedTuple):
         average: the state of their average.
         spread: the moments of each leaf, for the weights w².
         batches: how many products have a positive weight.
+        largest: the largest weight.
     """
 
     average: AverageState
     spread: dict[Path, Moments]
     batches: int
+    largest: float
 
 
 def averaged_with_error(
@@ -35,8 +37,14 @@ def averaged_with_error(
 ) -> Callable[[Params, Buffers, Iterable[Batch], Vector], Estimate]:
     """The operation averaged over n batches, t̄ = Σ wᵢ tᵢ / Σ wᵢ, with its standard error.
 
-    The square of the standard error is n/(n−1) Σ wᵢ² (tᵢ − t̄)² / (Σ wᵢ)², for each number of the product. It holds for
-    batches that are drawn independently. It says how far the product of these batches may be from the product of all data.
+    The square of the standard error is (n−1)/n Σ wᵢ² (tᵢ − t̄)² / (Σ wᵢ − max wᵢ)², for each number of the product. For equal
+    weights it is the variance of the products over n. For unequal ones it is larger, because a batch that weighs much is close
+    to the mean that it makes: it is at least the error of the jackknife. It holds for batches that are drawn independently. It
+    says how far the product of these batches may be from the product of all data.
+
+    Few batches tell little about their own spread. The product of all data lies within two standard errors in at least 70 of
+    100 cases for an effective number of two batches, 81 for three, 89 for six, 94 for twenty: in Student's t of one degree of
+    freedom less. The effective number is (Σ wᵢ)² / Σ wᵢ².
 
     Args:
         op: any operation on a batch, also under vmap.
@@ -61,6 +69,7 @@ def averaged_with_error(
 
     References:
         Cochran (1977), Sampling Techniques, section 6.3: a mean over clusters of unequal size is a ratio.
+        Efron and Stein (1981), The jackknife estimate of variance.
     """
     stream = stream_of(op, weight, progress, finite=False)
 
@@ -73,12 +82,12 @@ def averaged_with_error(
 
 def _state(product: Tree, weight: float) -> _State:
     average = average_step(average_start(), product, weight)
-    wide = {path: leaf.dtype for path, leaf in named_leaves(average.total).items()}
+    zeros = {path: torch.zeros_like(leaf) for path, leaf in named_leaves(average.total).items()}
     spread = {
-        path: Moments(average.weight**2, leaf.to(wide[path]), torch.zeros_like(leaf, dtype=wide[path]))
+        path: Moments(average.weight**2, leaf.to(zeros[path].dtype) if average.weight else zeros[path], zeros[path])
         for path, leaf in named_leaves(product).items()
     }
-    return _State(average, spread, int(average.weight > 0))
+    return _State(average, spread, int(average.weight > 0), average.weight)
 
 
 def _merged(one: _State | None, other: _State) -> _State:
@@ -86,7 +95,7 @@ def _merged(one: _State | None, other: _State) -> _State:
         return other
     average = average_merge(one.average, other.average)  # refuses products that differ in structure
     spread = {path: moments.merged(of_leaf, other.spread[path]) for path, of_leaf in one.spread.items()}
-    return _State(average, spread, one.batches + other.batches)
+    return _State(average, spread, one.batches + other.batches, max(one.largest, other.largest))
 
 
 def _estimate(state: _State | None) -> Estimate:
@@ -101,5 +110,5 @@ def _estimate(state: _State | None) -> Estimate:
         of_leaf = state.spread[path]
         # Σ w² (t − t̄)²: the spread is known about the mean for the weights w², which is not t̄
         squares = of_leaf.squares + (of_leaf.mean - leaf / weight).square() * of_leaf.weight
-        errors.append(((squares * n / (n - 1)).sqrt() / weight).to(dtype))
+        errors.append(((squares * (n - 1) / n).sqrt() / (weight - state.largest)).to(dtype))
     return Estimate(mean, rebuilt(total, errors))

@@ -1,20 +1,15 @@
 """An operation averaged over the batches of all ranks: one all-reduce for each product."""
 
 import os
-from collections.abc import Callable, Iterable
-from functools import reduce
+from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
-from pure_batchops.averages.averaged import operation_on_batches
 from pure_batchops.averages.folds import average_fold
 from pure_batchops.averages.resumable import resumed
-from pure_batchops.averages.state import AverageState, average_merge, average_result, average_start
+from pure_batchops.averages.state import AverageState, average_start
 from pure_batchops.averages.stream import Progress, Weight, stream_of
-from pure_batchops.distributed.ranks import Group, check_group, computed_on_all, rank_and_size, timeout_explained
-from pure_batchops.trees import map_leaves, named_leaves, parameter_leaves, rebuilt, same_leaves
+from pure_batchops.distributed.ranks import Group, rank_and_size
+from pure_batchops.distributed.sums import over_ranks
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
 
 
@@ -42,17 +37,20 @@ def averaged(
 
     Returns:
         `mean_op(params, buffers, batches, v) -> product`, eager, and not inside vmap. Call it on all ranks together, with
-        the same params, buffers and v. Each rank passes its own batches: any number, also none.
+        the same params, buffers and v. Each rank passes its own batches: any number, also none. `torch.autograd` gives the
+        whole gradient by params, buffers and v on every rank, if all ranks take it together, of one function of the product.
 
     Raises:
         TypeError: if op, weight or progress is no function, or group is no process group.
-        ValueError: by the operation, on all ranks, if no rank has a batch, or if params or v differ between ranks (about a
-            hundred of their numbers are compared). Also where `pure_batchops.averaged` raises it on this rank.
+        ValueError: by the operation, on all ranks, if no rank has a batch, if params or v differ between ranks (about a
+            hundred of their numbers are compared), if other tensors than params, buffers and v require gradients, or inside a
+            transform of torch.func. Also where `pure_batchops.averaged` raises it on this rank.
         RuntimeError: by the operation, if another rank raised an error (the message gives that error), or if a rank ended or
             was later than the timeout. An error of this rank is raised unchanged.
 
     Examples:
         >>> import tempfile, torch
+        >>> import torch.distributed as dist
         >>> from pure_batchops import gauss_newton
         >>> store = f"file://{tempfile.mktemp()}"
         >>> dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
@@ -66,7 +64,7 @@ def averaged(
     def state(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> AverageState:
         return average_fold(average_start(), stream.products(params, buffers, batches, v))
 
-    return _over_ranks(state, group)
+    return over_ranks(state, group)
 
 
 def resumable(
@@ -110,38 +108,4 @@ def resumable(
         own_file = file.with_name("{}.{}of{}".format(file.name, *rank_and_size(group)))
         return resume(own_file, params, buffers, batches, v)
 
-    return _over_ranks(state, group)
-
-
-def _over_ranks(state: Callable[[Params, Buffers, Iterable[Batch], Vector], AverageState], group: Group) -> Operation:
-    check_group(group)
-
-    def operation(params: Params, buffers: Buffers, batches: Iterable[Batch], v: Vector) -> Vector:
-        device = next(iter(parameter_leaves(params).values())).device
-        own_state, outlines = computed_on_all(lambda: state(params, buffers, batches, v), _outline, params, v, group)
-        return average_result(_summed(own_state, reduce(average_merge, outlines), device, group))
-
-    return operation_on_batches(operation)
-
-
-def _outline(state: AverageState) -> AverageState:
-    """The state without its numbers."""
-    if state.total is None:
-        return state
-    return state._replace(total=map_leaves(lambda leaf: torch.empty_like(leaf, device="meta"), state.total))
-
-
-def _summed(own_state: AverageState, outline: AverageState, device: torch.device, group: Group) -> AverageState:
-    """The state of all ranks, from the state of this rank and the merged outline of all ranks."""
-    if outline.total is None:
-        return outline
-    shapes = named_leaves(outline.total)
-    parts = [torch.zeros_like(leaf, device=device) for leaf in shapes.values()]
-    if own_state.total is not None:
-        parts = same_leaves("each product", shapes, own_state.total)
-    widest = reduce(torch.promote_types, (part.dtype for part in parts))
-    flat = torch.cat([part.reshape(-1).to(device, widest) for part in parts])  # one tensor, so that one all-reduce is enough
-    with timeout_explained(group):
-        dist.all_reduce(flat, group=group)
-    sums = zip(flat.split([part.numel() for part in parts]), parts, strict=True)
-    return outline._replace(total=rebuilt(outline.total, [total.reshape(part.shape).to(part) for total, part in sums]))
+    return over_ranks(state, group)

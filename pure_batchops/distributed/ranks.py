@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from pure_batchops.averages.sampled import are_close, sampled
+from pure_batchops.averages.sampled import are_same, rounding, sampled_leaves
 from pure_batchops.trees import leaves
 from pure_batchops.types import Params, Vector
 
@@ -69,7 +69,7 @@ def computed_on_all(
     answer: tuple[str | None, bytes]
     try:
         result = compute()
-        answer = None, pickle.dumps((sampled(params), sampled(v), description(result)))
+        answer = None, pickle.dumps((sampled_leaves(params), sampled_leaves(v), description(result)))
     except Exception as error:  # send the error before raising it, or the other ranks would wait
         failure, answer = error, (f"{type(error).__name__}: {error}", b"")
     answers: list[Any] = [None] * size
@@ -84,15 +84,15 @@ def computed_on_all(
             msg = f"every rank must compute its part, got an error on rank {rank}: {message}"
             raise RuntimeError(msg)
     all_params, all_v, descriptions = zip(*(pickle.loads(content) for _, content in answers), strict=True)
-    _check_equal("params", all_params)
-    _check_equal("v", all_v)
+    _check_equal("params", all_params, rounding(params))
+    _check_equal("v", all_v, rounding(v))
     return result, list(descriptions)
 
 
-def _check_equal(name: str, samples: Sequence[list[float]]) -> None:
-    """All ranks have the same numbers, up to rounding: other processors may round in another way."""
+def _check_equal(name: str, samples: Sequence[list[list[float]]], share: float) -> None:
+    """All ranks have the same numbers, up to a share of each leaf: other processors may round in another way."""
     for rank, sample in enumerate(samples):
-        if not are_close(samples[0], sample, rtol=1e-3, atol=1e-6):
+        if not are_same(samples[0], sample, share ** (2 / 3)):
             msg = (
                 f"{name} must be the same on all ranks, got other values on rank {rank} than on rank 0; use one seed on all "
                 "ranks, or broadcast it (vectors sharded over a group cannot be averaged over the same group)"

@@ -6,7 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pure_batchops import checks
+from pure_batchops import checks, tracing
+from pure_batchops.distributed.derivatives import refuse_transforms
 from pure_batchops.distributed.ranks import Group, check_group, computed_on_all, rank_and_size, timeout_explained
 from pure_batchops.operations.derived import derived
 from pure_batchops.trees import leaves, map_leaves, rebuilt
@@ -31,8 +32,8 @@ def sharded_vectors(op: Operation, group: Group = None) -> Operation:
 
     Raises:
         TypeError: if op is no function, or group is no process group.
-        ValueError: by the operation, if the product does not have the form of v, or if params or v differ between ranks (some
-            of their numbers are compared). Also where op raises it on this rank.
+        ValueError: by the operation, if the product does not have the form of v, if it requires gradients, or if params or v
+            differ between ranks (some of their numbers are compared). Also where op raises it on this rank.
         RuntimeError: by the operation, if another rank raised an error (the message gives that error), ended, or was later
             than the timeout.
 
@@ -54,6 +55,7 @@ def sharded_vectors(op: Operation, group: Group = None) -> Operation:
         rank, size = rank_and_size(group)
 
         def share() -> tuple[Tree, int | None]:
+            refuse_transforms()
             form = vector_form(params, v)
             ordered = v if isinstance(v, Tensor) else form.tree()
             if form.vectors is None:
@@ -61,6 +63,7 @@ def sharded_vectors(op: Operation, group: Group = None) -> Operation:
             own_vectors = map_leaves(lambda leaf: leaf.tensor_split(size)[rank], ordered)
             product = multiply(own_vectors)  # even without vectors: an average around needs the batch's weight on every rank
             _check_form(product, own_vectors)
+            _refuse_gradients(params, v, product)
             return product, form.vectors
 
         (own_product, count), counts = computed_on_all(share, lambda shared: shared[1], params, v, group)
@@ -78,6 +81,15 @@ def _check_form(product: Tree, v: Tree) -> None:
         msg = (
             f"the product must have the shapes {expected} of the vectors of this rank, got {shapes}; an operation over an "
             "ensemble cannot be sharded"
+        )
+        raise ValueError(msg)
+
+
+def _refuse_gradients(*trees: Tree) -> None:
+    if any(tracing.requires_grad(tree) for tree in trees):
+        msg = (
+            "a product of sharded vectors must not require gradients, which would be those of this rank alone, got params, v "
+            "or a product that does; detach params, buffers and v, or multiply inside torch.no_grad"
         )
         raise ValueError(msg)
 

@@ -9,6 +9,7 @@ from pure_batchops import checks
 from pure_batchops.influences.gradient_rows import gradient_rows
 from pure_batchops.influences.inner_products import gradients_of_batches, inner_products
 from pure_batchops.influences.inverse_at import inverse_at
+from pure_batchops.streams import in_one_order
 from pure_batchops.trees import device_of, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses
 
@@ -34,8 +35,8 @@ def influence(
 
     Raises:
         TypeError: if inverse or loss is no function.
-        ValueError: if chunk_size is not positive. The function raises it for a generator of batches, for a DataLoader that
-            shuffles, if there is no batch, and for a loss that mixes samples.
+        ValueError: if chunk_size is not positive. The function raises it for a generator of batches, if the batches or their
+            order change from one reading to the next, if there is no batch, and for a loss that mixes samples.
 
     Examples:
         The Hessian of the mean of ½ (w − xᵢ)² is 1. The gradients are w − xᵢ:
@@ -55,11 +56,12 @@ def influence(
     chunk_size = checks.whole_or_none("chunk_size", chunk_size)
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch], test_batch: Batch) -> Tensor:
-        solve = inverse_at(inverse, params, buffers, train_batches)
+        batches = in_one_order("train_batches", train_batches)
+        solve = inverse_at(inverse, params, buffers, batches)
 
         def products_of_chunk(test_rows: Tensor) -> Tensor:
             solved = solve(test_rows)  # ∇ℓ_test → M⁻¹ ∇ℓ_test
-            gradients_by_batch = gradients_of_batches(loss, params, buffers, train_batches)
+            gradients_by_batch = gradients_of_batches(loss, params, buffers, batches)
             return torch.cat([inner_products(gradients, params, solved) for gradients in gradients_by_batch], 1)
 
         test = move(test_batch, device_of(params))

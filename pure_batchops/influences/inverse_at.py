@@ -4,18 +4,17 @@ from collections.abc import Iterable
 
 from pure_batchops.operations.derived import at_point
 from pure_batchops.rows import RowFunction, width
-from pure_batchops.streams import in_one_order
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
 
-def inverse_at(inverse: Operation, params: Params, buffers: Buffers, train_batches: Iterable[Batch]) -> RowFunction:
+def inverse_at(inverse: Operation, params: Params, buffers: Buffers, batches: Iterable[Batch]) -> RowFunction:
     """The inverse at one point, as a function of rows.
 
     Returns:
         `(K, D) -> (K, D)`, v ↦ M⁻¹ v for each row v.
 
     Raises:
-        ValueError: if train_batches can be read only once or are shuffled, or params have several dtypes or devices.
+        ValueError: if params have several dtypes or devices.
     """
     width(params)  # refuses params of several dtypes or devices
-    return at_point(inverse, params, buffers, in_one_order("train_batches", train_batches))
+    return at_point(inverse, params, buffers, batches)

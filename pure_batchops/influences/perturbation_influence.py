@@ -12,6 +12,7 @@ from pure_batchops.batches import pair
 from pure_batchops.influences.gradient_rows import gradient_rows
 from pure_batchops.influences.inverse_at import inverse_at
 from pure_batchops.losses.checked import checked_losses
+from pure_batchops.streams import in_one_order
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import device_of, leaves, map_leaves, move, tree_map
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses, Tree
@@ -51,7 +52,8 @@ def perturbation_influence(
     axis, losses = traits_of(loss).batch_dim, checked_losses(loss)
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch], test_batch: Batch) -> Tree:
-        solve = inverse_at(inverse, params, buffers, train_batches)
+        batches = in_one_order("train_batches", train_batches)
+        solve = inverse_at(inverse, params, buffers, batches)
 
         def influences_of_batch(batch: Batch, solved: Tensor) -> Tree:
             inputs, targets = pair(move(batch, device_of(params)), axis)
@@ -66,7 +68,7 @@ def perturbation_influence(
 
         def influences_of_chunk(test_rows: Tensor) -> Tree:
             solved = solve(test_rows)  # ∇ℓ_test → M⁻¹ ∇ℓ_test
-            return _joined([influences_of_batch(batch, solved) for batch in train_batches], 1)
+            return _joined([influences_of_batch(batch, solved) for batch in batches], 1)
 
         test = move(test_batch, device_of(params))
         return _joined([influences_of_chunk(rows) for rows in gradient_rows(loss, params, buffers, test, chunk_size)], 0)

@@ -8,6 +8,7 @@ from torch import Tensor
 from pure_batchops import checks
 from pure_batchops.influences.gradient_rows import gradient_rows
 from pure_batchops.influences.inverse_at import inverse_at
+from pure_batchops.streams import in_one_order
 from pure_batchops.trees import device_of, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, SampleLosses
 
@@ -43,8 +44,9 @@ def self_influence(
     chunk_size = checks.whole_or_none("chunk_size", chunk_size)
 
     def influences(params: Params, buffers: Buffers, train_batches: Iterable[Batch]) -> Tensor:
-        solve = inverse_at(inverse, params, buffers, train_batches)
-        moved = (move(batch, device_of(params)) for batch in train_batches)
+        batches = in_one_order("train_batches", train_batches)
+        solve = inverse_at(inverse, params, buffers, batches)
+        moved = (move(batch, device_of(params)) for batch in batches)
         rows_by_chunk = (rows for batch in moved for rows in gradient_rows(loss, params, buffers, batch, chunk_size))
         values = [(rows * solve(rows)).sum(1) for rows in rows_by_chunk]
         if not values:
