@@ -92,7 +92,7 @@ def test_private_names_of_torch_stand_in_one_file(file):
 CATCHES_ALL = {
     "averages/stream.py": "a type of error that takes something else than a message becomes a RuntimeError, which is raised",
     "distributed/ranks.py": "the error is told to all ranks, and then raised",
-    "gradients/by_vmap.py": "only torch and the loss run inside; the slow path raises the errors of the loss",
+    "gradients/attempts.py": "only torch and the loss run inside; the slowest way raises the errors of the loss",
     "testing/averaging.py": "the law asks for an error",
 }
 

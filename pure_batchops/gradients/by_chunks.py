@@ -1,47 +1,76 @@
-"""The squared norms of the gradients of samples, from a chunk of gradients at a time."""
+"""The gradients of single samples where they are not held: a chunk at a time, for their squared norms or for their rows."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
-from pure_batchops.budget import chunk_of
-from pure_batchops.gradients.layer import wide
-from pure_batchops.gradients.mixing import refuse_mixed
-from pure_batchops.gradients.single import single_samples
+from pure_batchops.gradients.alone import alone_in_chunks, sums_in_double
+from pure_batchops.gradients.mixing import refuse_mixed, refuse_mixed_losses
+from pure_batchops.gradients.sums import Sum, factors, sum_of
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import leaves
-from pure_batchops.types import Batch, Buffers, Params, SampleLosses
+from pure_batchops.types import Batch, Buffers, LinearMap, Params, SampleLosses
 
 
 def squared_norms_by_chunks(
-    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, losses: Tensor, chunk_size: int | None
+    loss: SampleLosses,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    losses: Tensor,
+    pull: LinearMap,
+    chunk_size: int | None = None,
 ) -> Tensor:
-    """‖∇ℓᵢ‖² for each sample, from at most a chunk of gradients at once.
+    """‖∇ℓᵢ‖² for each sample, from at most a chunk of gradients at once. `losses` and `pull`, u ↦ Jᵀ u, are those of the batch.
 
     Returns:
         A tensor of shape `(n,)`, in at least single precision.
 
     Raises:
-        ValueError: if a sample has another loss alone than in its batch. Where no number can be read (under vmap and
-            torch.compile) its norm is NaN instead.
+        ValueError: if a sample has another loss or gradient alone than in its batch, or the loss cannot take one sample
+            alone. Where no number can be read (under vmap and torch.compile) norms are NaN instead.
     """
-    n, flat = len(losses), leaves(params)
-    loss_of_one, samples = single_samples(loss, params, buffers, batch, n)
-
-    def of_one(*sample: Tensor) -> Any:  # ‖∇ℓ‖², ℓ  # C3
-        gradient, value = grad_and_value(loss_of_one)(flat, *sample)
-        return _squared_norm(gradient), value
-
-    if not samples:
-        msg = f"batch must hold a tensor with {n} samples along axis {traits_of(loss).batch_dim}, as many as there are losses"
-        raise ValueError(msg)
-    chunk = chunk_of(n, sum(leaf.numel() for leaf in flat), chunk_size)
-    norms, alone = torch.vmap(of_one, chunk_size=chunk)(*samples)
-    return refuse_mixed(norms, alone, losses)
+    norms, alone = alone_in_chunks(loss, params, buffers, batch, len(losses), chunk_size, _squared_norms)
+    return _checked(torch.cat(norms), alone, loss, params, buffers, batch, losses, pull)
 
 
-def _squared_norm(gradient: Any) -> Tensor:
-    parts = [wide(leaf).reshape(-1) for leaf in gradient]
-    return torch.stack([torch.dot(leaf, leaf) for leaf in parts]).sum()  # squares would be one more copy of all
+def rows_by_chunks(
+    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, losses: Tensor, pull: LinearMap
+) -> tuple[Tensor, ...]:
+    """All gradients, formed.
+
+    Returns:
+        For each leaf of params a tensor `(n, numbers of the leaf)`.
+
+    Raises:
+        ValueError: as `squared_norms_by_chunks`.
+    """
+    rows, alone = alone_in_chunks(loss, params, buffers, batch, len(losses), None, _flat_rows)
+    joined = [torch.cat(group) for group in zip(*rows, strict=True)]
+    return tuple(_checked(row, alone, loss, params, buffers, batch, losses, pull) for row in joined)
+
+
+def _squared_norms(gradients: list[Tensor], norms: Tensor) -> Any:  # noqa: ARG001
+    return norms
+
+
+def _flat_rows(gradients: list[Tensor], norms: Tensor) -> Any:
+    return [gradient.reshape(len(norms), -1) for gradient in gradients]
+
+
+def _checked(
+    values: Tensor,
+    alone: Sum,
+    loss: SampleLosses,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    losses: Tensor,
+    pull: LinearMap,
+) -> Tensor:
+    if traits_of(loss).independent:
+        return refuse_mixed_losses(values, alone.losses, losses)
+    in_batch = sum_of(losses, leaves(pull(factors(losses))))
+    return refuse_mixed(values, (alone, in_batch), partial(sums_in_double, loss, params, buffers, batch))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from pure_batchops import tracing
+from pure_batchops.gradients.attempts import attempted
 from pure_batchops.gradients.single import number_of_samples, single_samples
 from pure_batchops.gradients.taps import LayerGradients, formed_gradients, tappable_weights, tapped_gradients
 from pure_batchops.traits import traits_of
@@ -37,12 +38,11 @@ def gradients_by_vmap(
 
 def _formed(loss_of_one: LossOfOne, flat: list[Tensor], samples: list[Tensor]) -> LayerGradients | None:
     """The formed gradients; None for a loss that vmap cannot map."""
-    # Nothing but torch and the user's loss runs here, so any error is theirs. Such a loss still has derivatives on the slow
-    # path, which raises the loss's own errors.
-    try:
-        return formed_gradients(loss_of_one, flat, samples)
-    except Exception as error:  # whatever a loss may raise for a batch of one sample
-        return tracing.refused("by vmap", f"the loss cannot be mapped over samples: {type(error).__name__}: {error}")
+    # Such a loss still has derivatives on the slow path, which raises the loss's own errors.
+    found, error = attempted(formed_gradients, loss_of_one, flat, samples)
+    if error is None:
+        return found
+    return tracing.refused("by vmap", f"the loss cannot be mapped over samples: {type(error).__name__}: {error}")
 
 
 def _by_layer(loss_of_one: LossOfOne, flat: list[Tensor], samples: list[Tensor], held: int) -> LayerGradients | None:

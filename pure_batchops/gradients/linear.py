@@ -10,7 +10,8 @@ from pure_batchops.gradients.layer import LayerCall, LayerKind, Options, call_of
 
 def _read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> LayerCall | None:
     call = call_of(F.linear, ("input", "weight", "bias"), args, kwargs)
-    return call if call.weight.dim() == 2 else None
+    has_plain_bias = call.bias is None or call.bias.shape == call.weight.shape[:1]  # torch broadcasts others
+    return call if call.weight.dim() == 2 and has_plain_bias else None
 
 
 def _outputs(x: Tensor, weight: Tensor, options: Options) -> Tensor:  # noqa: ARG001

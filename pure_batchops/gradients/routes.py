@@ -2,17 +2,24 @@
 
 from functools import partial
 
+import torch
+
 from pure_batchops import checks, tracing
 from pure_batchops.budget import HELD
 from pure_batchops.derivatives.jacobian import jacobian
+from pure_batchops.gradients.alone import sums_in_double
+from pure_batchops.gradients.attempts import attempted
 from pure_batchops.gradients.by_chunks import squared_norms_by_chunks
 from pure_batchops.gradients.by_vmap import gradients_by_vmap
 from pure_batchops.gradients.maps import SampleGradients, of_layers
-from pure_batchops.gradients.mixing import verified
+from pure_batchops.gradients.mixing import same_losses, verified
 from pure_batchops.gradients.one_pass import gradients_by_one_pass
+from pure_batchops.gradients.recorded import Recorded, recorded_losses
+from pure_batchops.gradients.sums import factors, losses_of_halves, sum_of, sum_of_batch, sum_of_recorded
 from pure_batchops.gradients.taps import LayerGradients
 from pure_batchops.losses.checked import checked_losses
 from pure_batchops.traits import traits_of
+from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 
 
@@ -35,25 +42,51 @@ def gradients_of_samples(
     Raises:
         ValueError: as `checked_losses`. The norms of unformed gradients raise it for a loss that mixes samples.
     """
-    losses = partial(checked_losses(loss), buffers=buffers, batch=batch)
     if held > 0 and sample_chunk_size is None:
-        independent = traits_of(loss).independent
-        layers = gradients_by_one_pass(loss, params, buffers, batch, held) if independent else _undeclared()
-        if layers is not None:
-            return _logged(of_layers(layers, 1.0, params), "by one pass", layers)
-        in_batch = None if independent else losses(params)
-        layers = gradients_by_vmap(loss, params, buffers, batch, in_batch, held)
-        trust = None if layers is None else verified(layers.losses, in_batch, layers.unseen_uses)
-        if layers is not None and trust is not None:
-            return _logged(of_layers(layers, trust, params), "by vmap", layers)
+        point = loss, params, buffers, batch
+        recorded = recorded_losses(*point)
+        found = None if recorded is None else _by_one_pass(recorded, *point, held)
+        found = _by_vmap(recorded, *point, held) if found is None else found
+        if found is not None:
+            return found
     tracing.log("gradients of samples: unformed")
-    values, push, pull = jacobian(losses, params)
-    norms = partial(squared_norms_by_chunks, loss, params, buffers, batch, values, sample_chunk_size)
+    values, push, pull = jacobian(partial(checked_losses(loss), buffers=buffers, batch=batch), params)
+    norms = partial(squared_norms_by_chunks, loss, params, buffers, batch, values, pull, sample_chunk_size)
     return SampleGradients(values, push, pull, norms)
 
 
-def _undeclared() -> LayerGradients | None:
-    return tracing.refused("one pass", "the loss does not declare that its samples are independent")
+def _by_one_pass(
+    recorded: Recorded, loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, held: int
+) -> SampleGradients | None:
+    known, losses = traits_of(loss), recorded.losses.detach()
+    layers = gradients_by_one_pass(recorded, held, row_by_row=known.row_by_row)
+    if layers is None:
+        return None
+    if not known.independent and len(losses) > 1:
+        # The gradients are those of the losses that the batch gave, even if they mix samples. In other batches they are not.
+        halves, _ = attempted(losses_of_halves, loss, params, buffers, batch, len(losses))
+        alone = None if halves is None else torch.cat(halves)
+        if alone is None or alone.shape != losses.shape or not bool(same_losses(alone, losses).all()):
+            return tracing.refused("one pass", "samples depend on each other")
+    return _logged(of_layers(layers, 1.0, params), "by one pass", layers)
+
+
+def _by_vmap(
+    recorded: Recorded | None, loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, held: int
+) -> SampleGradients | None:
+    in_batch = None
+    if not traits_of(loss).independent:
+        in_batch = None if recorded is None else sum_of_recorded(recorded)
+        in_batch = sum_of_batch(loss, params, buffers, batch) if in_batch is None else in_batch
+    layers = gradients_by_vmap(loss, params, buffers, batch, None if in_batch is None else in_batch.losses, held)
+    if layers is None:
+        return None
+    sums = None
+    if in_batch is not None:
+        pull = of_layers(layers, 1.0, params).pull
+        sums = sum_of(layers.losses, leaves(pull(factors(layers.losses)))), in_batch
+    trust = verified(sums, partial(sums_in_double, loss, params, buffers, batch), layers.unseen_uses)
+    return None if trust is None else _logged(of_layers(layers, trust, params), "by vmap", layers)
 
 
 def _logged(gradients: SampleGradients, way: str, layers: LayerGradients) -> SampleGradients:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pure_batchops import checks, tracing
 from pure_batchops.budget import UNBOUNDED
+from pure_batchops.gradients.by_chunks import rows_by_chunks
 from pure_batchops.gradients.routes import gradients_of_samples
 from pure_batchops.trees import leaves, parameter_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses, Tree
@@ -52,13 +53,11 @@ def formed_rows(loss: SampleLosses, params: Params, buffers: Buffers, batch: Bat
         For each leaf of params a tensor `(n, numbers of the leaf)`.
 
     Raises:
-        ValueError: if samples depend on each other, or torch.vmap cannot map the loss over them.
+        ValueError: if samples depend on each other, or the loss cannot take one sample alone.
     """
     tracing.refuse_inference_mode()
     parameter_leaves(params)
     gradients = gradients_of_samples(loss, params, buffers, batch, UNBOUNDED)
     if gradients.rows is None:
-        gradients.squared_norms()  # raises an error that says which samples depend on others, or what vmap cannot do
-        msg = "loss must be one that torch.vmap can map over samples, to have a gradient of each"
-        raise ValueError(msg)
+        return rows_by_chunks(loss, params, buffers, batch, gradients.losses, gradients.pull)
     return gradients.rows()
