@@ -315,4 +315,4 @@ def test_loss_in_other_layers_than_torchs_modules_is_not_taken_for_a_chain(recor
     point = {"w": torch.randn(2, 3)}, {}, (torch.randn(4, 3), torch.randn(4, 2))
     assert_close(pb.gauss_newton(loss)(*point, torch.ones(6)), pb.gauss_newton(loss, held=0)(*point, torch.ones(6)))
     assert recorded() == [None]
-    assert said("one pass refused") == ["one pass refused: the loss does not declare that its samples are independent"]
+    assert said("one pass refused") == ["one pass refused: samples depend on each other"]

@@ -1,4 +1,4 @@
-"""The gradient of each sample's loss alone, a chunk at a time: by vmap, or one after another where vmap cannot map the loss."""
+"""The gradient of each sample's loss alone, a chunk at a time: by vmap, or one by one where vmap cannot map the loss."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,13 +10,14 @@ from torch.func import grad_and_value
 
 from pure_batchops import tracing
 from pure_batchops.budget import spans
-from pure_batchops.gradients.attempts import attempted
+from pure_batchops.gradients.attempts import attempted, of_part
 from pure_batchops.gradients.layer import wide
 from pure_batchops.gradients.single import single_samples
 from pure_batchops.gradients.sums import Sum, Sums, doubled, joined, sum_of_batch, sum_of_rows
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
+
 
 def alone_in_chunks(
     loss: SampleLosses,
@@ -64,21 +65,9 @@ def _by_vmap(loss_of_one: Callable[..., Tensor], flat: Any, samples: Any) -> Any
 
 
 def _by_loop(loss_of_one: Callable[..., Tensor], flat: Any, samples: Any) -> Any:
-    found = [_of_one_sample(loss_of_one, flat, sample) for sample in zip(*samples, strict=True)]
+    found = [of_part("one sample", _of_one, loss_of_one, flat, *sample) for sample in zip(*samples, strict=True)]
     gradients, norms, losses = zip(*found, strict=True)
     return [torch.stack(group) for group in zip(*gradients, strict=True)], torch.stack(norms), torch.stack(losses)
-
-
-def _of_one_sample(loss_of_one: Callable[..., Tensor], flat: Any, sample: tuple[Tensor, ...]) -> Any:
-    found, error = attempted(_of_one, loss_of_one, flat, *sample)
-    if error is None:
-        return found
-    msg = (
-        f"loss must work for one sample alone, got {type(error).__name__}: {error}; samples must not depend on each other, and "
-        "what they share must not look like samples: put it into buffers. hessian(loss) and gauss_newton(loss, held=0) take "
-        "the batch as a whole"
-    )
-    raise ValueError(msg) from error
 
 
 def _of_one(loss_of_one: Callable[..., Tensor], flat: Any, *sample: Tensor) -> Any:

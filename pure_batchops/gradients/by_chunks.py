@@ -23,7 +23,7 @@ def squared_norms_by_chunks(
     pull: LinearMap,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """‖∇ℓᵢ‖² for each sample, from at most a chunk of gradients at once. `losses` and `pull`, u ↦ Jᵀ u, are those of the batch.
+    """‖∇ℓᵢ‖² for each sample, from at most a chunk of gradients at once. `losses`, `pull` (u ↦ Jᵀ u): of the batch.
 
     Returns:
         A tensor of shape `(n,)`, in at least single precision.

@@ -1,4 +1,4 @@
-"""The gradients of samples from one pass of plain autograd over the batch, for a loss whose parameters all sit in known layers.
+"""The gradients of samples from one pass of plain autograd over the batch, if all parameters sit in known layers.
 
 Row i of the gradient of the summed loss at a layer's output is the gradient of ℓᵢ alone, if no other loss depends on row i of
 the output. This is known of a chain of torch's modules. For any other loss a second backward pass shows it, of Σ rᵢ ℓᵢ with

@@ -1,4 +1,4 @@
-"""The losses of a batch recorded by plain autograd, with the calls of known layers inside: one forward pass serves all who ask."""
+"""The losses of a batch recorded by plain autograd, with the calls of known layers inside."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ from pure_batchops.types import Batch, Buffers, Params, SampleLosses
 class RecordedLayer(NamedTuple):
     """One call of a known layer, with the numbers of the leaves that are its weight and its bias.
 
-    `node` is where autograd made the output, and `behind` are the nodes that made the tensors of its arguments. They stay as they
-    are if the loss changes the tensors in place later.
+    `node` is where autograd made the output, and `behind` are the nodes that made the tensors of its arguments. They stay as
+    they are if the loss changes the tensors in place later.
     """
 
     kind: LayerKind
@@ -35,7 +35,7 @@ class RecordedLayer(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """The losses, the leaves of params that they were computed from, the layers inside, and what speaks against the one pass."""
+    """The losses, the leaves of params that they come from, the layers inside, and what speaks against the one pass."""
 
     losses: Tensor
     inputs: list[Tensor]

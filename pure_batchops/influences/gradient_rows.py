@@ -8,9 +8,10 @@ from torch import Tensor
 
 from pure_batchops.batches import chunks, n_points
 from pure_batchops.budget import fitting
+from pure_batchops.gradients.attempts import of_part
 from pure_batchops.gradients.mixing import refuse_mixed
 from pure_batchops.gradients.sample import formed_rows
-from pure_batchops.losses.checked import checked_losses
+from pure_batchops.gradients.sums import Sums, doubled, sum_of_batch, sum_of_parts
 from pure_batchops.losses.shared import without_shared
 from pure_batchops.rows import width
 from pure_batchops.traits import traits_of
@@ -26,14 +27,14 @@ def gradient_rows(
         Rows, `(chunk_size, D)`. The last chunk may be smaller.
 
     Raises:
-        ValueError: if samples depend on each other, or torch.vmap cannot map the loss over them.
+        ValueError: if samples depend on each other, or the loss cannot take one sample alone.
     """
     axis = traits_of(loss).batch_dim
     loss, batch = without_shared(loss, params, buffers, batch, axis)
-    chunk_size = chunk_size or fitting(width(params))
-    losses = partial(_losses, loss, params, buffers)
-    # A chunk cannot show that its samples depend on those of other chunks.
-    in_batch = None if traits_of(loss).independent or n_points(batch, axis) <= chunk_size else losses(batch)
+    chunk_size, n = chunk_size or fitting(width(params)), n_points(batch, axis)
+    trust = None
+    if n > chunk_size and not traits_of(loss).independent:
+        trust = _trust(loss, params, buffers, batch, n, chunk_size)
     start = 0
     for chunk in chunks(batch, chunk_size, axis):
         rows = torch.cat(formed_rows(loss, params, buffers, chunk), 1)
@@ -44,9 +45,24 @@ def gradient_rows(
             )
             raise ValueError(msg)
         start += len(rows)
-        yield rows if in_batch is None else refuse_mixed(rows, losses(chunk), in_batch[start - len(rows) : start])
+        yield rows if trust is None else rows * trust[start - len(rows) : start, None]
 
 
-def _losses(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch) -> Tensor:
-    with torch.no_grad():
-        return checked_losses(loss)(params, buffers, batch).detach()
+def _trust(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, n: int, size: int) -> Tensor | None:
+    """Check that samples have the same losses and gradients in their chunk as in the batch: a chunk alone cannot show it.
+
+    Returns:
+        `(n,)`: 1, or NaN where no number can be read and they differ. None for a loss without n numbers, of which no chunk is
+        right.
+    """
+    in_batch = sum_of_batch(loss, params, buffers, batch)
+    if len(in_batch.losses) != n:
+        return None
+    parts = of_part("a part of its batch", sum_of_parts, loss, params, buffers, batch, n, size)
+    again = partial(_in_double, loss, params, buffers, batch, n, size)
+    return refuse_mixed(torch.ones_like(in_batch.losses), (parts, in_batch), again)
+
+
+def _in_double(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, n: int, size: int) -> Sums:
+    point = doubled(params), doubled(buffers), doubled(batch)
+    return sum_of_parts(loss, *point, n, size), sum_of_batch(loss, *point)
