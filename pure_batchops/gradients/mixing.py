@@ -7,9 +7,10 @@ from torch import Tensor
 
 from pure_batchops import tracing
 from pure_batchops.gradients.attempts import attempted
+from pure_batchops.gradients.layer import wide
 from pure_batchops.gradients.sums import Sums
 
-_EXACT, _ROUGH, _FLOOR = 0.55, 0.375, 0.75
+_EXACT, _ROUGH, _FLOOR = 0.6, 0.375, 0.75
 """Tolerances as powers of the epsilon: where the comparison can be made again in double precision, and where it cannot; and
 what rounding adds to a leaf whose gradient is small beside the others."""
 
@@ -28,8 +29,9 @@ def refuse_mixed(values: Tensor, sums: Sums, again: Again) -> Tensor:
     Raises:
         ValueError: if a sample has another loss or another gradient alone.
     """
-    values = refuse_mixed_losses(values, sums[0].losses, sums[1].losses)
-    return tracing.raise_or_nan(_same_gradients(sums, again), values, lambda _: _error_of_gradients(sums))
+    (alone, in_batch), same, same_gradients = _decisive(sums, again)
+    values = tracing.raise_or_nan(same, values, lambda _: _error_of_losses(alone.losses, in_batch.losses))
+    return tracing.raise_or_nan(same_gradients, values, lambda _: _error_of_gradients((alone, in_batch)))
 
 
 def refuse_mixed_losses(values: Tensor, alone: Tensor, losses: Tensor) -> Tensor:
@@ -41,16 +43,16 @@ def refuse_mixed_losses(values: Tensor, alone: Tensor, losses: Tensor) -> Tensor
     Raises:
         ValueError: if a sample has another loss alone.
     """
+    return tracing.raise_or_nan(same_losses(alone, losses), values, lambda _: _error_of_losses(alone, losses))
 
-    def error(same: Tensor) -> ValueError:  # noqa: ARG001
-        worst = int((alone - losses).abs().argmax())
-        return ValueError(
-            f"loss must give a sample the same value alone as in its batch: sample {worst} has "
-            f"{float(losses[worst]):.6g} in the batch and {float(alone[worst]):.6g} alone; samples must not depend on "
-            "each other (a mean over the batch inside the loss?)"
-        )
 
-    return tracing.raise_or_nan(same_losses(alone, losses), values, error)
+def _error_of_losses(alone: Tensor, losses: Tensor) -> ValueError:
+    worst = int((alone - losses).abs().argmax())
+    return ValueError(
+        f"loss must give a sample the same value alone as in its batch: sample {worst} has "
+        f"{float(losses[worst]):.6g} in the batch and {float(alone[worst]):.6g} alone; samples must not depend on "
+        "each other (a mean over the batch inside the loss?)"
+    )
 
 
 def _error_of_gradients(sums: Sums) -> ValueError:
@@ -76,53 +78,55 @@ def verified(sums: Sums | None, again: Again, unseen_uses: Tensor | None) -> Ten
         1 if both hold, else None. Where no number can be read (under vmap and torch.compile), a tensor `(n,)`: 1 for each
         sample for which both hold, else NaN.
     """
-    if sums is None and unseen_uses is None:
-        return 1.0
     holds = {} if unseen_uses is None else {"a use of a weight was not seen": unseen_uses == 0}
     if sums is not None:
-        holds["samples depend on each other"] = same_losses(sums[0].losses, sums[1].losses)
+        _, holds["samples depend on each other"], holds["gradients of samples depend on other samples"] = _decisive(
+            sums, again
+        )
     for why, each in holds.items():
         if tracing.readable(each.all()) is False:
             return tracing.refused("by vmap", why)
-    if sums is not None:
-        holds["gradients of samples depend on each other"] = _same_gradients(sums, again)
-    good = torch.stack(torch.broadcast_tensors(*holds.values())).all(0)
-    readable = tracing.readable(good.all())
-    if readable is None:
-        return torch.where(good, 1.0, torch.nan)
-    return 1.0 if readable else tracing.refused("by vmap", list(holds)[-1])
+    good = torch.stack(torch.broadcast_tensors(*holds.values())).all(0) if holds else None
+    return 1.0 if good is None or tracing.readable(good.all()) else torch.where(good, 1.0, torch.nan)
 
 
-def same_losses(alone: Tensor, losses: Tensor) -> Tensor:
-    """Whether each sample has the same loss alone as in its batch, `(n,)`."""
+def same_losses(alone: Tensor, losses: Tensor, epsilon: float | None = None) -> Tensor:
+    """Whether each sample has the same loss alone as in its batch, `(n,)`. `epsilon` is that of the numbers inside."""
     # Rounding differs between one sample and many. A loss that mixes samples is off by a factor, not by rounding.
-    tolerance = torch.finfo(losses.dtype).eps ** (1 / 3)
+    tolerance = (epsilon or torch.finfo(losses.dtype).eps) ** (1 / 3)
     same = (alone - losses).abs() <= tolerance * (1 + losses.abs())
     return same | ~torch.isfinite(losses)  # NaN and inf show up in the result anyway
 
 
-def _same_gradients(sums: Sums, again: Again) -> Tensor:
-    """Whether the gradients of all samples are those of the batch, `()`."""
-    exact = _within(sums, _EXACT)
-    holds = tracing.readable(exact)
+def _decisive(sums: Sums, again: Again) -> tuple[Sums, Tensor, Tensor]:
+    """The sums to judge by: these if they agree, else those in double precision, if the loss runs in it.
+
+    Returns:
+        The sums, whether each sample has the same loss, `(n,)`, and whether all have the same gradients, `()`.
+    """
+    same, same_gradients = _agreement(sums, _EXACT)
+    holds = tracing.readable(same.all() & same_gradients)
     if holds:
-        return exact
+        return sums, same, same_gradients
     second, error = (None, None) if holds is None else attempted(again)
-    if second is None:
-        tracing.log("gradients alone and in the batch are compared roughly: %s", error or "no number can be read")
-        return _within(sums, _ROUGH)
-    return _within(second, _EXACT)
+    if second is not None:
+        return second, *_agreement(second, _EXACT)
+    tracing.log("gradients alone and in the batch are compared roughly: %s", error or "no number can be read")
+    return sums, *_agreement(sums, _ROUGH)
 
 
-def _within(sums: Sums, power: float) -> Tensor:
+def _agreement(sums: Sums, power: float) -> tuple[Tensor, Tensor]:
+    alone, in_batch = sums
+    epsilon = max(alone.epsilon, in_batch.epsilon)
     gaps, sizes = _gaps_and_sizes(sums)
-    total, epsilon = sizes.norm(), max(each.epsilon for each in sums)
-    return (gaps <= epsilon**power * sizes + epsilon**_FLOOR * total).all() | ~torch.isfinite(total)
+    total = sizes.norm()
+    same_gradients = (gaps <= epsilon**power * sizes + epsilon**_FLOOR * total).all() | ~torch.isfinite(total)
+    return same_losses(alone.losses, in_batch.losses, epsilon), same_gradients
 
 
 def _gaps_and_sizes(sums: Sums) -> tuple[Tensor, Tensor]:
     """For each leaf, the norm of the difference of the sums, and of the sum of the batch."""
     pairs = list(zip(sums[0].gradient, sums[1].gradient, strict=True))
     device = pairs[0][0].device
-    gaps = [(alone.double() - batch.double()).norm().to(device) for alone, batch in pairs]
-    return torch.stack(gaps), torch.stack([batch.double().norm().to(device) for _, batch in pairs])
+    gaps = [(wide(alone) - wide(batch)).norm().to(device) for alone, batch in pairs]
+    return torch.stack(gaps), torch.stack([wide(batch).norm().to(device) for _, batch in pairs])

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from pure_batchops import tracing
-from pure_batchops.derivatives.plain_autograd import depends_on_other_leaves
 from pure_batchops.gradients.calls import FunctionCalls, holds_tensor, parameter_use
 from pure_batchops.gradients.layer import LayerKind, Options
 from pure_batchops.losses.checked import checked_losses
@@ -53,9 +52,12 @@ def recorded_losses(loss: SampleLosses, params: Params, buffers: Buffers, batch:
     handle = partial(_recorded, {id(leaf): number for number, leaf in enumerate(inputs)}, calls, reasons)
     with torch.enable_grad(), FunctionCalls(handle):
         losses = checked_losses(loss)(rebuilt(params, inputs), buffers, batch)
-    if depends_on_other_leaves([losses], inputs):
+    unseen = _leaves_behind(losses, calls)
+    if torch.is_grad_enabled() and not unseen <= {id(leaf) for leaf in inputs}:
         return tracing.refused("one pass", "the caller differentiates by something that the loss reads")
-    return Recorded(losses, inputs, calls, reasons + _reasons(calls, losses, inputs))
+    reasons += _reasons(calls, losses, len(inputs))
+    reasons += ["a use of a parameter was not seen"] * any(id(leaf) in unseen for leaf in inputs)
+    return Recorded(losses, inputs, calls, reasons)
 
 
 def _recorded(
@@ -81,37 +83,46 @@ def _recorded(
     if not output.requires_grad:  # the loss stops gradients here
         return output
     x, versions = use.call.x, (version(use.call.x), version(output))
-    behind = [part.grad_fn for part in tree_flatten((args, kwargs))[0] if isinstance(part, Tensor)]
+    given = [part for part in tree_flatten((args, kwargs))[0] if isinstance(part, Tensor) and id(part) not in numbers]
+    behind = [_node(part) for part in given if part.requires_grad]
     calls.append(RecordedLayer(use.kind, use.call.options, use.weight, use.bias, x, output, output.grad_fn, behind, versions))
     return output if x.requires_grad else output.clone()  # the first layer's output is often changed in place
 
 
-def _reasons(calls: list[RecordedLayer], losses: Tensor, inputs: list[Tensor]) -> list[str]:
+def _reasons(calls: list[RecordedLayer], losses: Tensor, leaves: int) -> list[str]:
     """What speaks against the pass as a whole: each row must belong to one sample, as it was when the layer saw it."""
     weights, biases = {call.weight for call in calls}, {call.bias for call in calls}
     found = {
-        "a parameter is not used": not (weights | biases).issuperset(range(len(inputs))),
+        "a parameter is not used": not (weights | biases).issuperset(range(leaves)),
         "a parameter is both a weight and a bias": bool(weights & biases),
         "the losses depend on no layer": not losses.requires_grad,
         "a layer has other rows than one for each sample": not all(_has_rows(call, len(losses)) for call in calls),
         "a tensor was changed in place": any(call.versions != (version(call.x), version(call.output)) for call in calls),
     }
-    reasons = [reason for reason, holds in found.items() if holds]
-    return reasons or ["a use of a parameter was not seen"] * _reaches(losses, calls, inputs)
+    return [reason for reason, holds in found.items() if holds]
 
 
 def _has_rows(call: RecordedLayer, n: int) -> bool:
     return call.x.dim() > 0 and call.output.dim() > 1 and len(call.x) == len(call.output) == n
 
 
-def _reaches(losses: Tensor, calls: list[RecordedLayer], inputs: list[Tensor]) -> bool:
-    """Whether the graph of the losses reaches a parameter on a way that goes through no recorded layer."""
-    own, seen = {id(leaf) for leaf in inputs}, {call.node for call in calls}
-    nodes = {losses.grad_fn, *(node for call in calls for node in call.behind)} - seen - {None}
+def _leaves_behind(losses: Tensor, calls: list[RecordedLayer]) -> set[int]:
+    """The ids of the leaves of autograd that the losses reach on a way other than as weight or bias of a recorded layer."""
+    seen = {call.node for call in calls}
+    nodes = {node for call in calls for node in call.behind} | ({_node(losses)} if losses.requires_grad else set())
+    nodes -= seen
+    found = set()
     while nodes:
-        node: Any = nodes.pop()
-        if id(getattr(node, "variable", None)) in own:
-            return True
+        node = nodes.pop()
         seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
         nodes |= {following for following, _ in node.next_functions} - seen - {None}
-    return False
+    return found
+
+
+def _node(tensor: Tensor) -> Any:
+    """Where autograd made a tensor; for a leaf, where its gradient goes."""
+    with torch.enable_grad():
+        node: Any = tensor.view_as(tensor).grad_fn
+    return node.next_functions[0][0]

@@ -85,7 +85,8 @@ def _with_epsilon(seen: list[float], function: Any, args: tuple[Any, ...], kwarg
 
 
 def _epsilon_of_autocast() -> float:
-    is_on = torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
+    """Under the compiler, which shows no single call: what autocast may make of the numbers inside."""
+    is_on = tracing.compiling() and (torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled())
     return torch.finfo(torch.bfloat16).eps if is_on else 0.0
 
 
