@@ -1,7 +1,6 @@
 """The gradient of each sample's loss alone, a chunk at a time: by vmap, or one by one where vmap cannot map the loss."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -60,8 +59,10 @@ def _mapped(loss_of_one: Callable[..., Tensor], flat: list[Tensor], samples: lis
 
 
 def _by_vmap(loss_of_one: Callable[..., Tensor], flat: Any, samples: Any) -> Any:
-    mapped = torch.vmap(partial(_of_one, loss_of_one), (None, *[0] * len(samples)))
-    return mapped(flat, *samples)
+    def of_one(*sample: Tensor) -> Any:  # C3
+        return _of_one(loss_of_one, flat, *sample)
+
+    return torch.vmap(of_one)(*samples)
 
 
 def _by_loop(loss_of_one: Callable[..., Tensor], flat: Any, samples: Any) -> Any:

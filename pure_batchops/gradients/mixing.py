@@ -128,5 +128,5 @@ def _gaps_and_sizes(sums: Sums) -> tuple[Tensor, Tensor]:
     """For each leaf, the norm of the difference of the sums, and of the sum of the batch."""
     pairs = list(zip(sums[0].gradient, sums[1].gradient, strict=True))
     device = pairs[0][0].device
-    gaps = [(wide(alone) - wide(batch)).norm().to(device) for alone, batch in pairs]
+    gaps = [(wide(alone).reshape(-1) - wide(batch).reshape(-1)).norm().to(device) for alone, batch in pairs]
     return torch.stack(gaps), torch.stack([wide(batch).norm().to(device) for _, batch in pairs])

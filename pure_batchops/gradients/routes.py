@@ -15,7 +15,7 @@ from pure_batchops.gradients.maps import SampleGradients, of_layers
 from pure_batchops.gradients.mixing import same_losses, verified
 from pure_batchops.gradients.one_pass import gradients_by_one_pass
 from pure_batchops.gradients.recorded import Recorded, recorded_losses
-from pure_batchops.gradients.sums import factors, losses_of_halves, sum_of, sum_of_batch, sum_of_recorded
+from pure_batchops.gradients.sums import Sum, factors, losses_of_halves, sum_of, sum_of_batch, sum_of_recorded, sum_of_rows
 from pure_batchops.gradients.taps import LayerGradients
 from pure_batchops.losses.checked import checked_losses
 from pure_batchops.traits import traits_of
@@ -83,10 +83,16 @@ def _by_vmap(
         return None
     sums = None
     if in_batch is not None:
-        pull = of_layers(layers, 1.0, params).pull
-        sums = sum_of(layers.losses, leaves(pull(factors(layers.losses)))), in_batch
+        sums = _sum_of_layers(layers, params), in_batch
     trust = verified(sums, partial(sums_in_double, loss, params, buffers, batch), layers.unseen_uses)
     return None if trust is None else _logged(of_layers(layers, trust, params), "by vmap", layers)
+
+
+def _sum_of_layers(layers: LayerGradients, params: Params) -> Sum:
+    gradients, losses = of_layers(layers, 1.0, params), layers.losses
+    if gradients.rows is not None:
+        return sum_of_rows(list(gradients.rows()), losses)
+    return sum_of(losses, leaves(gradients.pull(factors(losses))))
 
 
 def _logged(gradients: SampleGradients, way: str, layers: LayerGradients) -> SampleGradients:

@@ -17,6 +17,7 @@ from pure_batchops.batches import part
 from pure_batchops.derivatives.plain_autograd import recorded_pull
 from pure_batchops.gradients.calls import FunctionCalls
 from pure_batchops.gradients.kinds import layer_call
+from pure_batchops.gradients.layer import wide
 from pure_batchops.gradients.recorded import Recorded
 from pure_batchops.losses.checked import checked_losses
 from pure_batchops.noise import uniform
@@ -108,7 +109,7 @@ def joined(sums: list[Sum]) -> Sum:
 def sum_of_rows(rows: list[Tensor], losses: Tensor, start: int = 0) -> Sum:
     """The sum of formed gradients, `(n, …)` each."""
     r = factors(losses, start)
-    return sum_of(losses, [torch.tensordot(r.to(row.dtype), row, 1) for row in rows])
+    return sum_of(losses, [torch.tensordot(r.to(wide(row).dtype), wide(row), 1).to(row.dtype) for row in rows])
 
 
 def losses_of_halves(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, n: int) -> list[Tensor]:
