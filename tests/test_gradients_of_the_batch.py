@@ -161,15 +161,14 @@ def test_over_an_ensemble_a_loss_that_mixes_samples_is_nan(name, build):
 
 
 @compiles
-@pytest.mark.parametrize("held", [1, 2**22])
-def test_compiled_a_shut_gate_is_nan(held):
+def test_compiled_a_shut_gate_is_nan():
     def loss(params, buffers, x):
         hidden = torch.tanh(x * params["a"])
         return (hidden + params["gate"] * hidden.mean(0)).sum(1)
 
     point = {"a": torch.randn(3), "gate": torch.zeros(3)}, {}, torch.randn(4, 3)
     torch._dynamo.reset()
-    op = torch.compile(pb.inverse_harmonic_mean(loss, 0.5, held=held), fullgraph=True, backend="aot_eager")
+    op = torch.compile(pb.inverse_harmonic_mean(loss, 0.5), fullgraph=True, backend="aot_eager")
     assert op(*point, torch.ones(6)).isnan().all()
 
 

@@ -10,14 +10,23 @@
 
 The first two come in one of two ways:
 
-- by one pass (`one_pass.py`): plain autograd on the whole batch, if the loss declares that its samples are independent,
-  nothing else traces the call, and every parameter is the weight or the bias of a known layer.
-- by vmap (`by_vmap.py`): the loss of one sample is mapped over all. Each sample must have the same loss alone as in its batch
-  (`mixing.py`). Under torch.compile the route "by layer" is not taken.
+- by one pass (`one_pass.py`): plain autograd on the whole batch, if nothing else traces the call and every parameter is the
+  weight or the bias of a known layer, and nothing else. A second backward pass shows that rows of layers are samples.
+- by vmap (`by_vmap.py`): the loss of one sample is mapped over all. Under torch.compile the route "by layer" is not taken.
 
-A route that is refused is a slower path, never another number. Where no number can be read, under vmap and torch.compile, a
-sample whose loss depends on others has NaN. Errors of a loss that vmap cannot map refuse a route; a bug in a kind of layer is
-raised.
+Where J is not held and rows or norms are asked for, `alone.py` takes a chunk of samples at a time by vmap, or one sample
+after another if vmap cannot map the loss (control flow that depends on data). The compiler cannot go on after an error, so a
+compiled loss must be one that vmap can map.
+
+**One rule for all of them.** ∇ℓᵢ is the gradient of the i-th loss that the batch gave, or the loss is refused. Each sample
+must have the same loss alone as in its batch, and Σ rᵢ ∇ℓᵢ with random rᵢ must be the same, which takes one backward pass
+over the batch (`sums.py`, `mixing.py`). In single precision a kink may flip by rounding, so a difference is looked at once
+more in double precision before it counts. In float32 a difference of 10⁻⁴ of the gradient is seen. Where no number can be
+read, under vmap and torch.compile, it is 3 · 10⁻³; samples that do not pass have NaN there, all samples if it is unknown
+which. A loss that is declared independent is believed.
+
+A route that is refused is a slower path, never another number. Errors of a loss that vmap cannot map refuse a route; a bug
+in a kind of layer is raised.
 
 **Which route did it take?** `testing.gradient_route(loss, params, buffers, batch)` answers. The logger `pure_batchops` says at
 debug level what was chosen, and in records of their own what was refused and why:
@@ -51,11 +60,9 @@ As an example, the scale of a group norm. Its weight is the third argument:
 
     KINDS[F.group_norm] = LayerKind(read, outputs)                     # the bias lies along axis 1 of the output
 
-The one pass needs a loss whose samples are known to be independent. `sample_losses` knows it of models made of the modules in
-`models/row_by_row.py`.
-
-**The files.** layer (what a kind says, and what follows from it) · linear, convolution, embedding (one kind each) · kinds (the
-table) · calls (the calls inside a loss, and who is a weight) · one_pass · flag (was a weight used?), taps, by_vmap · single
-(one sample out of a batch) · mixing (does a sample depend on others?) · by_chunks (norms of unformed gradients) · maps (J as
-linear maps) · routes (the choice) · sample, norms, mean (the public functions).
+**The files.** layer (what a kind says, and what follows from it) · linear, convolution, embedding (one kind each) · kinds
+(the table) · calls (the calls inside a loss, and who is a weight) · recorded (the losses of the batch with their layers),
+one_pass · flag (was a weight used?), taps, by_vmap · single (one sample out of a batch) · attempts (errors that choose a
+slower way) · sums (random sums of gradients) · mixing (does a sample depend on others?) · alone, by_chunks (gradients that
+are not held) · maps (J as linear maps) · routes (the choice) · sample, norms, mean (the public functions).
 """

@@ -20,7 +20,7 @@ def gradients_by_vmap(
 ) -> LayerGradients | None:
     """The gradients of all samples: formed if they have at most `held` numbers, else by layer.
 
-    `losses` are those of the batch, or None if it is known that each sample has the same loss alone.
+    `losses` are those of the batch, which only tell how many samples there are; None if the batch shall tell.
 
     Returns:
         What `LayerGradients` says; None if more numbers than `held` would be formed, or vmap cannot map the loss.
