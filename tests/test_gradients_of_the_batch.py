@@ -197,6 +197,10 @@ def linear_without_gradients(p, x):
         return F.linear(x, p["w"]).cos()
 
 
+def with_term_of_the_batch(hidden):
+    return hidden.sum(1) + 0.01 * hidden.tanh().square().mean()
+
+
 ONE_PASS = {  # losses of x (N, 4) and w (3, 4), and why one pass does not serve
     "plain": (lambda p, x: linear(p, x).tanh().sum(1), None),
     "a layer that nobody uses": (lambda p, x: linear(p, x).tanh().sum(1) + 0 * F.linear(x, p["w"]).detach().sum(1), None),
@@ -215,7 +219,7 @@ ONE_PASS = {  # losses of x (N, 4) and w (3, 4), and why one pass does not serve
     "below": (lambda p, x: linear(p, x).sum(1) * torch.ops.aten.sin(p["w"]).sum(), "uses a parameter"),
     "mixed rows": (lambda p, x: linear(p, x).softmax(0).sum(1), "a row of a layer's output does not belong to one sample"),
     "a small term of the batch": (
-        lambda p, x: linear(p, x).sum(1) + 0.01 * linear(p, x).tanh().square().mean(),
+        lambda p, x: with_term_of_the_batch(linear(p, x).sin()),
         "a row of a layer's output does not belong to one sample",
     ),
     "mixed inputs": (lambda p, x: linear(p, x - x.mean(0)).sin().sum(1), "samples depend on each other"),
