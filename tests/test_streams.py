@@ -94,6 +94,7 @@ READERS = {
     "self_influence": influences(pb.self_influence),
     "perturbation_influence": influences(pb.perturbation_influence),
     "conjugate_gradient": solved(lambda op: pb.conjugate_gradient(op, 0.1)),
+    "block_diagonal": solved(lambda op: pb.block_diagonal(op, ["0.*", "2.*"])),
     "preconditioned": solved(lambda op: pb.conjugate_gradient(op, 0.1, preconditioner=pb.nystroem(op, 0.1, rank=3))),
 }
 
