@@ -126,6 +126,13 @@ def test_eigenpairs_of_batches_that_change_are_refused():
         pb.eigenpairs(pb.averaged(pb.hessian(p.loss)), 2)(p.params, p.buffers, LOADERS["drop_last"](data_of(p)))
 
 
+def test_recursion_over_batches_that_are_used_up_ends_in_an_error():
+    p = problem("perceptron", SAMPLES)
+    recursion = pb.lissa(pb.averaged(pb.gauss_newton(p.loss)), 0.1, scale=10.0, depth=10)
+    with pytest.raises(ValueError, match="nothing to average: the stream is empty .a generator that was already used up"):
+        recursion(p.params, p.buffers, LOADERS["one reading"](data_of(p)), flat(vectors(p.params, None, 0)))
+
+
 def test_plain_function_around_an_inverse_reads_compared_batches():
     p = problem("perceptron", SAMPLES)
     inverse = pb.conjugate_gradient(pb.averaged(pb.gauss_newton(p.loss)), 0.1)

@@ -5,7 +5,7 @@ from functools import partial
 
 from pure_batchops import tracing
 from pure_batchops.averages.folds import average_fold
-from pure_batchops.averages.state import average_result, average_start
+from pure_batchops.averages.state import NOTHING, average_result, average_start
 from pure_batchops.averages.stream import Progress, Weight, WeightedProduct, in_batch, stream_of
 from pure_batchops.operations.derived import with_at
 from pure_batchops.points import saw_points
@@ -60,8 +60,11 @@ def averaged(
         return average_result(state)
 
     def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[Term]:
-        for number, batch in enumerate(stream.batches(batches)):
-            yield partial(_term, number, stream.multiply, params, buffers, move(batch, device_of(params)))
+        number = 0
+        for number, batch in enumerate(stream.batches(batches), 1):
+            yield partial(_term, number - 1, stream.multiply, params, buffers, move(batch, device_of(params)))
+        if number == 0:
+            raise ValueError(NOTHING)
 
     return operation_on_batches(operation, Traits(terms=terms))
 
