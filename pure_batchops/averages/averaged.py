@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+import torch
+
 from pure_batchops import tracing
 from pure_batchops.averages.folds import average_fold
 from pure_batchops.averages.state import NOTHING, average_result, average_start
@@ -10,7 +12,7 @@ from pure_batchops.averages.stream import Progress, Weight, WeightedProduct, in_
 from pure_batchops.operations.derived import with_at
 from pure_batchops.points import saw_points
 from pure_batchops.streams import in_one_order, uncompared
-from pure_batchops.trees import device_of, move
+from pure_batchops.trees import device_of, map_leaves, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, Term, Traits, Vector
 
 
@@ -76,9 +78,10 @@ def _term(
     if tracing.compiling():
         return multiply(params, buffers, batch, v)
     try:
-        return multiply(params, buffers, batch, v)
+        product, weight = multiply(params, buffers, batch, v)
     except Exception as error:
         raise in_batch(number, error) from error
+    return product if weight else map_leaves(torch.zeros_like, product), weight  # which adds nothing, whatever it is
 
 
 def operation_on_batches(
