@@ -366,6 +366,15 @@ def test_batch_of_weight_zero_adds_nothing_whatever_its_product_is(place, bad):
     assert_close((value, error), tuple(expected(torch.zeros(1), {}, range(2), None)))
 
 
+def test_recursion_takes_nothing_from_a_batch_of_weight_zero():
+    def solution(number):
+        batches = [torch.tensor([1.0]), torch.tensor([number])]
+        op = pb.averaged(pb.gauss_newton(lambda params, buffers, x: params * x), lambda batch: float(batch[0] == 1))
+        return pb.lissa(op, 0.5, scale=4.0, depth=50)(torch.ones(1), {}, batches, torch.ones(1))
+
+    assert_close(solution(float("nan")), solution(2.0))
+
+
 def test_graphs_whose_nodes_and_edges_differ_in_number_are_weighed_or_the_way_is_told():
     def losses(params, buffers, graph):
         (x, edges), target = graph

@@ -94,6 +94,7 @@ READERS = {
     "self_influence": influences(pb.self_influence),
     "perturbation_influence": influences(pb.perturbation_influence),
     "conjugate_gradient": solved(lambda op: pb.conjugate_gradient(op, 0.1)),
+    "block_diagonal": solved(lambda op: pb.block_diagonal(op, ["0.*", "2.*"])),
     "preconditioned": solved(lambda op: pb.conjugate_gradient(op, 0.1, preconditioner=pb.nystroem(op, 0.1, rank=3))),
 }
 
@@ -123,6 +124,13 @@ def test_eigenpairs_of_batches_that_change_are_refused():
     p = problem("perceptron", SAMPLES)
     with pytest.raises(ValueError, match=REFUSED):
         pb.eigenpairs(pb.averaged(pb.hessian(p.loss)), 2)(p.params, p.buffers, LOADERS["drop_last"](data_of(p)))
+
+
+def test_recursion_over_batches_that_are_used_up_ends_in_an_error():
+    p = problem("perceptron", SAMPLES)
+    recursion = pb.lissa(pb.averaged(pb.gauss_newton(p.loss)), 0.1, scale=10.0, depth=10)
+    with pytest.raises(ValueError, match="nothing to average: the stream is empty .a generator that was already used up"):
+        recursion(p.params, p.buffers, LOADERS["one reading"](data_of(p)), flat(vectors(p.params, None, 0)))
 
 
 def test_plain_function_around_an_inverse_reads_compared_batches():

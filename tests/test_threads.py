@@ -16,6 +16,7 @@ MODEL = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn
 CRITERION = nn.CrossEntropyLoss()
 OPERATIONS = {
     "hessian": lambda: pb.hessian(pb.sample_losses(MODEL, CRITERION)),
+    "forward_over_reverse": lambda: pb.hessian(pb.sample_losses(MODEL, CRITERION), mode="forward_over_reverse"),
     "gauss_newton": lambda: pb.gauss_newton(pb.sample_losses(MODEL, CRITERION)),
     "inverse_harmonic_mean": lambda: pb.inverse_harmonic_mean(pb.sample_losses(MODEL, CRITERION), 0.1),
     "generalized_gauss_newton": lambda: pb.generalized_gauss_newton(MODEL, CRITERION),

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+import torch
+
 from pure_batchops import tracing
 from pure_batchops.averages.folds import average_fold
-from pure_batchops.averages.state import average_result, average_start
+from pure_batchops.averages.state import NOTHING, average_result, average_start
 from pure_batchops.averages.stream import Progress, Weight, WeightedProduct, in_batch, stream_of
 from pure_batchops.operations.derived import with_at
 from pure_batchops.points import saw_points
 from pure_batchops.streams import in_one_order, uncompared
-from pure_batchops.trees import device_of, move
+from pure_batchops.trees import device_of, map_leaves, move
 from pure_batchops.types import Batch, Buffers, Operation, Params, Term, Traits, Vector
 
 
@@ -60,8 +62,11 @@ def averaged(
         return average_result(state)
 
     def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[Term]:
-        for number, batch in enumerate(stream.batches(batches)):
-            yield partial(_term, number, stream.multiply, params, buffers, move(batch, device_of(params)))
+        number = 0
+        for number, batch in enumerate(stream.batches(batches), 1):
+            yield partial(_term, number - 1, stream.multiply, params, buffers, move(batch, device_of(params)))
+        if number == 0:
+            raise ValueError(NOTHING)
 
     return operation_on_batches(operation, Traits(terms=terms))
 
@@ -73,9 +78,10 @@ def _term(
     if tracing.compiling():
         return multiply(params, buffers, batch, v)
     try:
-        return multiply(params, buffers, batch, v)
+        product, weight = multiply(params, buffers, batch, v)
     except Exception as error:
         raise in_batch(number, error) from error
+    return product if weight else map_leaves(torch.zeros_like, product), weight  # which adds nothing, whatever it is
 
 
 def operation_on_batches(

@@ -19,6 +19,9 @@ _WIDER = {
     torch.complex64: torch.complex128,
 }
 
+NOTHING = "there is nothing to average: the stream is empty (a generator that was already used up?)"
+"""What an average over no batches says."""
+
 
 class AverageState(NamedTuple):
     """An average so far, a plain value.
@@ -133,8 +136,7 @@ def average_result(state: AverageState) -> Tree:
         tensor([5.])
     """
     if state.total is None:
-        msg = "there is nothing to average: the stream is empty (a generator that was already used up?)"
-        raise ValueError(msg)
+        raise ValueError(NOTHING)
     check_total(state.weight)
     means = [(leaf / state.weight).to(dtype) for leaf, dtype in zip(leaves(state.total), state.dtypes, strict=True)]
     return rebuilt(state.total, means)

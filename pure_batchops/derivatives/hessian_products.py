@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, jacrev, jvp, vjp
+from torch.func import grad, jacrev, vjp
 
 from pure_batchops import tracing
 from pure_batchops.derivatives.finite_difference import finite_difference
+from pure_batchops.derivatives.forward_mode import jvp_alone
 from pure_batchops.derivatives.plain_autograd import plain_unless_traced, recorded_pull, recording
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
@@ -37,7 +38,7 @@ def _transformed(function: Callable[[Params], Tensor], params: Params) -> Linear
 
 def _forward_over_reverse(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
     gradient = jacrev(function)  # jvp(grad(…)) fails on mse_loss: "ZeroTensors are immutable"
-    return lambda v: jvp(gradient, (params,), (v,))[1]
+    return lambda v: jvp_alone(gradient, (params,), (v,))[1]
 
 
 def _reverse_over_forward(function: Callable[[Params], Tensor], params: Params) -> LinearMap:

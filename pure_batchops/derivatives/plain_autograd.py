@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from pure_batchops import tracing
+from pure_batchops.derivatives.forward_mode import ONE_AT_A_TIME
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
@@ -45,6 +46,15 @@ def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree)
     """
     if not tracing.is_untraced(params) or tracing.requires_grad(v):
         return tracing.refused("forward mode", "something else traces the call")
+    if not ONE_AT_A_TIME.acquire(blocking=False):  # waiting could be for a thread that waits for this one
+        return tracing.refused("forward mode", "another thread is in it")
+    try:
+        return _recording_along(function, params, v)
+    finally:
+        ONE_AT_A_TIME.release()
+
+
+def _recording_along(function: Callable[[Params], Tree], params: Params, v: Tree) -> tuple[Recording, list[Tensor]] | None:
     inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
     with torch.enable_grad(), forward_ad.dual_level():
         duals = [forward_ad.make_dual(leaf, along.detach()) for leaf, along in zip(inputs, leaves(v), strict=True)]

@@ -6,6 +6,7 @@ from functools import partial
 from pure_batchops import checks
 from pure_batchops.models.selection import selected
 from pure_batchops.operations.derived import at_point, with_at
+from pure_batchops.streams import in_one_order
 from pure_batchops.traits import traits_of
 from pure_batchops.types import Batch, Buffers, Operation, Params, Selection, Term, Traits, Vector
 from pure_batchops.vectors import vector_form
@@ -49,11 +50,11 @@ def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
     picks = [selected(block) for block in blocks]
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector = ...) -> Vector:
-        parts = _parts(params, buffers, picks)
+        parts, batch = _parts(params, buffers, picks), _shared(op, batch)
         return _product([(own, partial(op, own, others, batch)) for own, others in parts], params, v)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> Callable[[Vector], Vector]:
-        parts = _parts(params, buffers, picks)
+        parts, batch = _parts(params, buffers, picks), _shared(op, batch)
         return partial(_product, [(own, at_point(op, own, others, batch)) for own, others in parts], params)
 
     inside = traits_of(op).terms
@@ -61,11 +62,16 @@ def block_diagonal(op: Operation, blocks: Sequence[Selection]) -> Operation:
         return with_at(operation, at)
 
     def terms(params: Params, buffers: Buffers, batches: Iterable[Batch]) -> Iterator[Term]:
-        parts = _parts(params, buffers, picks)
+        parts, batches = _parts(params, buffers, picks), _shared(op, batches)
         for of_batch in zip(*(inside(own, others, batches) for own, others in parts), strict=True):
             yield partial(_term, [own for own, _ in parts], of_batch, params)
 
     return with_at(operation, at, Traits(terms=terms))
+
+
+def _shared(op: Operation, batch: Batch) -> Batch:
+    """The batch; the batches of an average are compared, because each block reads them."""
+    return batch if traits_of(op).terms is None else in_one_order("batches", batch)
 
 
 def _product(blocks: list[tuple[Params, Callable[[Vector], Vector]]], params: Params, v: Vector) -> Vector:
