@@ -93,6 +93,7 @@ CATCHES_ALL = {
     "averages/stream.py": "a type of error that takes something else than a message becomes a RuntimeError, which is raised",
     "distributed/ranks.py": "the error is told to all ranks, and then raised",
     "gradients/by_vmap.py": "only torch and the loss run inside; the slow path raises the errors of the loss",
+    "losses/agreement.py": "only the criterion runs inside, and has to give a value for each sample without an error",
     "testing/averaging.py": "the law asks for an error",
 }
 

@@ -56,4 +56,4 @@ def _same(alone: Tensor, losses: Tensor) -> Tensor:
     # Rounding differs between one sample and many. A loss that mixes samples is off by a factor, not by rounding.
     tolerance = torch.finfo(losses.dtype).eps ** (1 / 3)
     same = (alone - losses).abs() <= tolerance * (1 + losses.abs())
-    return same | ~torch.isfinite(losses)  # NaN and inf show up in the result anyway
+    return same | ~(torch.isfinite(losses) | torch.isfinite(alone))  # NaN and inf of both show up in the result anyway

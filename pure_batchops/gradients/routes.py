@@ -37,8 +37,9 @@ def gradients_of_samples(
     """
     losses = partial(checked_losses(loss), buffers=buffers, batch=batch)
     if held > 0 and sample_chunk_size is None:
-        independent = traits_of(loss).independent
-        layers = gradients_by_one_pass(loss, params, buffers, batch, held) if independent else _undeclared()
+        independent, row_by_row = traits_of(loss).independent, traits_of(loss).row_by_row
+        is_declared = independent or row_by_row
+        layers = gradients_by_one_pass(loss, params, buffers, batch, held) if is_declared else _undeclared()
         if layers is not None:
             return _logged(of_layers(layers, 1.0, params), "by one pass", layers)
         in_batch = None if independent else losses(params)

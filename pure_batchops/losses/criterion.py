@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.batches import has_samples, length
+from pure_batchops.losses.agreement import agreeing, known, value_on_batch
 from pure_batchops.losses.recognized import BY_CLASS, BY_ELEMENT, FUSED, IGNORED, recognized
 from pure_batchops.losses.refused import refuse_batch_weights
 from pure_batchops.trees import leaves, tree_map
@@ -18,7 +19,7 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
     """The criterion of each sample.
 
     torch's common losses are computed for the whole batch at once, element by element, and then reduced for each sample. Any
-    other criterion is mapped over the samples. Both give the same numbers.
+    other criterion is mapped over the samples, and must agree with its value on the batch. Both give the same numbers.
 
     Returns:
         `(outputs, targets) -> (n,)`.
@@ -39,13 +40,15 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
         if any(not has_samples(leaf, batch_dim) for leaf in leaves(outputs)):
             msg = f"model must return an output for each sample along axis {batch_dim}, got an output without that axis"
             raise ValueError(msg)
-        length("the model's outputs and the targets", (outputs, targets), batch_dim)
+        n = length("the model's outputs and the targets", (outputs, targets), batch_dim)
         if batch_dim == 0 and elementwise is not None and _elements_belong_to_samples(function, outputs, targets):
-            return _reduced(elementwise(outputs, _alike(function, outputs, targets)), targets, reduction)
+            values = _reduced(elementwise(outputs, _alike(function, outputs, targets)), reduction)
+            return values if reduction == "sum" or function not in BY_CLASS else _counted(values, outputs, targets)
         axes = tuple(
             tree_map(lambda leaf: batch_dim if has_samples(leaf, batch_dim) else None, tree) for tree in (outputs, targets)
         )
-        return torch.vmap(loss_of_one, in_dims=axes)(outputs, targets)
+        whole = value_on_batch(criterion, outputs, _alike(function, outputs, targets)) if n > 1 else None
+        return agreeing(torch.vmap(loss_of_one, in_dims=axes)(outputs, targets), whole, outputs, batch_dim)
 
     return losses
 
@@ -59,17 +62,29 @@ def _elements_belong_to_samples(function: Any, outputs: Tree, targets: Tree) -> 
     return function in BY_CLASS and outputs.shape[:1] + outputs.shape[2:] == targets.shape
 
 
-def _reduced(elements: Tensor, targets: Tensor, reduction: str) -> Tensor:
-    """The losses of the samples from the losses of their elements. A mean does not count ignored elements (-100)."""
-    counted = None if reduction == "sum" or targets.is_floating_point() else targets != IGNORED
+def _reduced(elements: Tensor, reduction: str) -> Tensor:
+    """The losses of the samples from the losses of their elements."""
     if elements.dim() == 1:
-        return (
-            elements if counted is None else elements + torch.where(counted, 0.0, torch.nan)
-        )  # the mean of an ignored element alone is 0/0
-    by_sample = elements.flatten(1)
-    if counted is not None:
-        return by_sample.sum(1) / counted.flatten(1).sum(1)
-    return by_sample.sum(1) if reduction == "sum" else by_sample.mean(1)
+        return elements
+    return elements.flatten(1).sum(1) if reduction == "sum" else elements.flatten(1).mean(1)
+
+
+def _counted(losses: Tensor, outputs: Tree, targets: Any) -> Tensor:
+    """The losses, if no label is ignored: a mean over the labels that count is no mean over samples."""
+    if targets.is_floating_point():
+        return losses
+    counted = targets != IGNORED
+    return known(counted.all(), losses, outputs, 0, lambda: _ignored(counted))
+
+
+def _ignored(counted: Tensor) -> ValueError:
+    ways = {1: "leave these samples out of the batch, x[y != -100], y[y != -100]; or "}
+    return ValueError(
+        f"targets must not hold ignored labels ({IGNORED}) with reduction='mean', got {int((~counted).sum())} of "
+        f"{counted.numel()}: a mean over the labels that count is no mean over samples; {ways.get(counted.dim(), '')}use "
+        "reduction='sum', the sum over the labels that count of each sample; or write a loss of your own, "
+        "(params, buffers, batch) -> (n,), and give the average weight="
+    )
 
 
 def _alike(function: Any, output: Tree, target: Tree) -> Tree:

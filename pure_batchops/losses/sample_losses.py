@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from pure_batchops import checks
 from pure_batchops.batches import pair
 from pure_batchops.losses.criterion import output_losses
+from pure_batchops.losses.recognized import recognized
 from pure_batchops.models.forward import pure_forward
 from pure_batchops.models.row_by_row import is_row_by_row
 from pure_batchops.points import saw_losses
@@ -52,4 +53,5 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
         return losses
 
     row_by_row = axis == 0 and is_row_by_row(model)
-    return marked(loss, Traits(batch_dim=axis, independent=row_by_row, row_by_row=row_by_row))
+    is_known = recognized(criterion).elementwise is not None  # any other is compared with its value on the batch
+    return marked(loss, Traits(batch_dim=axis, independent=row_by_row and is_known, row_by_row=row_by_row))

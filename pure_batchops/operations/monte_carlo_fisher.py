@@ -68,6 +68,7 @@ def monte_carlo_fisher(
         rows = outputs.movedim(dim, 0)
         noise = uniform(number, (count, *rows.shape), like=rows)
         drawn = torch.vmap(draw, in_dims=(None, 0))(rows, noise)
+        losses(rows.detach(), drawn[0])  # outside of vmap, where a criterion that must be refused is refused with words
         gradients = torch.vmap(lambda y: grad(lambda o: losses(o, y).sum())(rows))(drawn)  # (S, n, …)
 
         def curve(u: Tensor) -> Tensor:
