@@ -1,4 +1,4 @@
-"""A criterion must say of a batch what it says of its samples: ignored labels and class weights are refused in disguise too."""
+"""A criterion must say of a batch what it says of its samples: ignored labels and class weights are refused in any guise."""
 
 from functools import partial
 

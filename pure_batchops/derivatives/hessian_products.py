@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp
 
 from pure_batchops import tracing
+from pure_batchops.derivatives.finite_difference import finite_difference
 from pure_batchops.derivatives.plain_autograd import plain_unless_traced, recorded_pull, recording
-from pure_batchops.trees import leaves, map_leaves, rebuilt
+from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
 
@@ -46,32 +47,9 @@ def _reverse_over_forward(function: Callable[[Params], Tensor], params: Params) 
     return lambda v: grad(slope)(params, v)
 
 
-def _finite_difference(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
-    gradient = grad(function)
-    epsilon = max(torch.finfo(leaf.dtype).eps for leaf in leaves(params))
-    distance = epsilon ** (1 / 3) * (1 + _norm(params))
-
-    def product(v: Tree) -> Tree:
-        size = _norm(v)
-        step = distance / torch.where(size > 0, size, 1)
-        ahead, behind = (
-            gradient(map_leaves(lambda p, d, sign=sign: p + (sign * step).to(p.dtype) * d, params, v)) for sign in (1, -1)
-        )
-        return map_leaves(lambda a, b: ((a - b) / (2 * step)).to(a.dtype), ahead, behind)
-
-    return product
-
-
-def _norm(tree: Tree) -> Tensor:
-    """The Euclidean norm of a tree, in double precision: squares of half precision overflow."""
-    first = leaves(tree)[0]
-    squares = torch.stack([leaf.double().square().sum().to(first.device) for leaf in leaves(tree)])
-    return squares.sum().sqrt()
-
-
 MODES = {
     "reverse_over_reverse": hessian_of,
     "forward_over_reverse": _forward_over_reverse,
     "reverse_over_forward": _reverse_over_forward,
-    "finite_difference": _finite_difference,
+    "finite_difference": finite_difference,
 }
