@@ -66,16 +66,16 @@ def test_step_across_kinks_is_refused_or_right(kind, step):
     loss, at, exact = point(kind, torch.float64)
     op = pb.hessian(loss, step=step, **DIFFERENCE)
     pairs = {name: torch.stack([leaf, leaf]) for name, leaf in at[3].items()}
-    try:
-        found = flat(op(*at))
-    except ValueError as error:
-        assert str(error).startswith("a finite difference must not depend on its step, got products of the norms")
-        assert all(leaf.isnan().all() for leaf in op(*at[:3], pairs).values())
+    found = flat({name: leaf[0] for name, leaf in op(*at[:3], pairs).items()})
+    if found.isnan().any():
+        assert found.isnan().all()
+        with pytest.raises(ValueError, match="must not depend on its step, got products of the norms .*take a shorter step="):
+            op(*at)
     else:
         assert (found - exact).norm() < 1e-2 * exact.norm()
+        assert_close(flat(op(*at)), found)
     if step >= 1e-3:  # of these it is known that they cross some
-        with pytest.raises(ValueError, match="must not depend on its step.*take a shorter step=.*another mode"):
-            op(*at)
+        assert found.isnan().all()
 
 
 @pytest.mark.parametrize("kind", KINKED.values(), ids=KINKED)

@@ -71,5 +71,5 @@ def test_products_of_sharded_params_are_those_of_whole_ones(everywhere, factory)
 @pytest.mark.skipif(VERSION < (2, 13), reason="fully_shard on CPU fails on torch 2.5 and was tried on 2.13 alone")
 def test_finite_difference_hessian_over_fsdp_is_that_of_one_process(everywhere):
     for found, expected, held in succeeded(everywhere(product_of, FSDP, None)):
-        assert_close(found, expected, rtol=1e-6, atol=1e-9)  # the error of the finite difference
+        assert_close(found, expected, rtol=1e-6, atol=1e-8)  # the error of the finite difference
         assert held == 1 / SIZE

@@ -57,8 +57,11 @@ def _step(step: float | Tensor | None, epsilon: float) -> float | Tensor:
 def _settled(whole: Tree, half: Tree, tolerance: float, noise: Tensor, step: float | Tensor) -> Tree:
     """The product, if that with half the step is the same; else an error, or NaN where no number can be read.
 
-    A kink within the step changes the product by as much as the product is wrong, and the curvature of a smooth function by
-    3/4 of it.
+    By halving the step the product changes as much as a kink within the step makes it wrong, and by 3/4 of that for a smooth
+    function.
+
+    Returns:
+        The product with the whole step.
     """
     norms = [_norm(map_leaves(torch.Tensor.detach, tree)) for tree in (whole, half)]
     gap = _norm(map_leaves(lambda a, b: (a - b).detach(), whole, half))
@@ -67,9 +70,9 @@ def _settled(whole: Tree, half: Tree, tolerance: float, noise: Tensor, step: flo
     def error(_: Tensor) -> ValueError:
         first, second, difference = (float(number) for number in (*norms, gap))
         return ValueError(
-            f"a finite difference must not depend on its step, got products of the norms {first:.4g} with step={float(step):.2g} "
-            f"and {second:.4g} with half of it, which differ by {difference:.2g}; across kinks (ReLU, max pooling) take a shorter "
-            "step=, against rounding a longer one or params in double precision, or take another mode"
+            f"a finite difference must not depend on its step, got products of the norms {first:.4g} with "
+            f"step={float(step):.2g} and {second:.4g} with half of it, which differ by {difference:.2g}; across kinks (ReLU, "
+            "max pooling) take a shorter step=, against rounding a longer one or params in double precision, or take another mode"
         )
 
     return map_leaves(lambda leaf: tracing.raise_or_nan(settled, leaf, error), whole)

@@ -62,11 +62,12 @@ def hessian(
     if step is not None and mode != "finite_difference":
         msg = f"step must be None for mode={mode!r}, got {step!r}; only mode='finite_difference' takes a step"
         raise ValueError(msg)
-    mean, ways = mean_loss(loss), {**MODES, "finite_difference": partial(finite_difference, step=step)}
+    mean, differences = mean_loss(loss), partial(finite_difference, step=step)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> LinearMap:
         # Forward mode's zero tensors have no storage: inductor's code for them reads from nowhere and dies.
-        way = hessian_of if mode == "forward_over_reverse" and tracing.compiling() else ways[mode]
+        way = hessian_of if mode == "forward_over_reverse" and tracing.compiling() else MODES[mode]
+        way = differences if mode == "finite_difference" else way
         return way(partial(mean, buffers=buffers, batch=batch), params)
 
     return tree_operation(at, chunk_size)
