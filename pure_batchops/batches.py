@@ -12,6 +12,8 @@ from torch import Tensor
 from pure_batchops.trees import leaves, named_leaves, tree_flatten, tree_map, tree_unflatten
 from pure_batchops.types import Batch, Tree
 
+_TARGETS = ("labels", "label", "targets", "target", "y")
+
 
 def has_samples(leaf: Any, axis: int, n: int | None = None) -> bool:
     """Whether a leaf of a batch is a tensor with the axis of the samples, n of them if n is given."""
@@ -34,14 +36,25 @@ def pair(batch: Batch, batch_dim: int = 0) -> tuple[Tree, Tree]:
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         seen = f"{type(batch).__name__} of length {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        several = isinstance(batch, Iterable) and not isinstance(batch, (Tensor, str, Mapping))
-        hint = "; for an average over batches use averaged(op)" if several else ""
-        if isinstance(batch, Tensor):
-            hint = "; an average takes an iterable of batches, so give it one batch as [(inputs, targets)]"
-        msg = f"batch must be a pair (inputs, targets), got {seen}{hint}"
+        msg = f"batch must be a pair (inputs, targets), got {seen}{_way_to_a_pair(batch)}"
         raise ValueError(msg)
     length("inputs and targets", tuple(batch), batch_dim)
     return batch[0], batch[1]
+
+
+def _way_to_a_pair(batch: Any) -> str:
+    if isinstance(batch, Tensor):
+        return "; an average takes an iterable of batches, so give it one batch as [(inputs, targets)]"
+    if isinstance(batch, Mapping) and len(batch) > 1:
+        target = next((key for key in batch if key in _TARGETS), list(batch)[-1])
+        others = [key for key in batch if key != target]
+        inputs = ", ".join(f"{key!r}: batch[{key!r}]" for key in others)
+        first = f"batch[{others[0]!r}]" if len(others) == 1 else f"{{{inputs}}}"
+        return f"; make it one: ({first}, batch[{target!r}]), in a loader [... for batch in loader]"
+    if isinstance(batch, Iterable) and not isinstance(batch, (str, Mapping)):
+        one = "" if isinstance(batch, (tuple, list)) else " and for one batch next(iter(batches))"
+        return f"; for an average over batches use averaged(op){one}"
+    return ""
 
 
 def length(what: str, tree: Tree, batch_dim: int = 0) -> int:

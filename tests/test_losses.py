@@ -1,14 +1,19 @@
 """From a model and a criterion to the loss of each sample."""
 
+import re
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
+from torch.utils.data import DataLoader
 
 import pure_batchops as pb
+from pure_batchops.models.forward import pure_forward
 from tests import dense
 from tests.strategies import KINDS, problem
 
@@ -142,7 +147,15 @@ BATCHES = {
     "empty": ((X[:0], Y[:0]), "empty batch"),
     "a tensor": (X, r"batch must be a pair \(inputs, targets\), got Tensor"),
     "three": ((X, Y, Y), "batch must be a pair .* got tuple of length 3"),
-    "a dict": ({"x": X, "y": Y}, "batch must be a pair .* got dict"),
+    "a dict": ({"x": X, "y": Y}, r"batch must be a pair .* got dict; make it one: \(batch\['x'\], batch\['y'\]\)"),
+    "a dict of several inputs": (
+        {"ids": X, "labels": Y, "mask": X},
+        r"make it one: \(\{'ids': batch\['ids'\], 'mask': batch\['mask'\]\}, batch\['labels'\]\)",
+    ),
+    "a loader": (
+        DataLoader([(X[0], Y[0])]),
+        r"got DataLoader; .* use averaged\(op\) and for one batch next\(",
+    ),
     "nothing": (None, "batch must be a pair .* got NoneType"),
     "without axes": ((torch.ones(()), torch.ones(())), "inputs and targets must"),
 }
@@ -172,6 +185,57 @@ def test_outputs_of_another_length_than_the_targets_are_refused():
         pb.sample_losses(halved, nn.MSELoss())(ONE, {}, (X, Y))
     with pytest.raises(ValueError, match="output for each sample"):
         pb.sample_losses(lambda params, buffers, x: x.sum(), nn.MSELoss())(ONE, {}, (X, Y))
+
+
+class Output(NamedTuple):
+    """What a model of a library returns: more than the criterion needs."""
+
+    loss: torch.Tensor
+    logits: torch.Tensor
+
+
+@dataclass
+class Filled:
+    """The same as a class that torch does not know as a tree."""
+
+    logits: torch.Tensor
+
+
+class Model(nn.Module):
+    """A model with such outputs."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.layer, self.make = nn.Linear(3, 3), make
+
+    def forward(self, x):
+        return self.make(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "item", "seen"),
+    [
+        (lambda x: {"loss": x.sum(), "logits": x}, "['logits']", r"loss \(\), logits \(4, 3\)"),
+        (lambda x: {"logits": x, "cache": object()}, "['logits']", r"logits \(4, 3\), cache object"),
+        (lambda x: Output(x.sum(), x), ".logits", r"loss \(\), logits \(4, 3\)"),
+        (Filled, ".logits", r"logits \(4, 3\)"),
+    ],
+    ids=["dict", "cache", "tuple", "dataclass"],
+)
+def test_outputs_with_more_than_samples_are_named_with_the_way_out(make, item, seen):
+    model = Model(make)
+    state, v = pb.functional_state(model), torch.ones(12)
+    loss = pb.sample_losses(model, lambda o, t: F.mse_loss(o.logits if item == ".logits" else o["logits"], t))
+    ops = [pb.hessian(loss), pb.generalized_gauss_newton(model, nn.MSELoss())]
+    way = re.escape(f"forward = pure_batchops.pure_forward(model), give lambda p, b, x: forward(p, b, x){item} for the model")
+    for op in ops:
+        with pytest.raises(ValueError, match=f"output for each sample along axis 0, .*: {seen}; with {way}"):
+            op(*state, (X, Y), v)
+    pure = pure_forward(model)
+    forward = {".logits": lambda p, b, x: pure(p, b, x).logits, "['logits']": lambda p, b, x: pure(p, b, x)["logits"]}[item]
+    twin = pb.generalized_gauss_newton(nn.Linear(3, 3), nn.MSELoss())
+    alike = {name.removeprefix("layer."): leaf for name, leaf in state[0].items()}
+    assert_close(pb.generalized_gauss_newton(forward, nn.MSELoss())(*state, (X, Y), v), twin(alike, {}, (X, Y), v))
 
 
 @pytest.mark.parametrize("operation", [pb.gauss_newton, lambda loss: pb.inverse_harmonic_mean(loss, 1.0)], ids=["gn", "ihm"])

@@ -72,7 +72,8 @@ def _settled(whole: Tree, half: Tree, tolerance: float, noise: Tensor, step: flo
         return ValueError(
             f"a finite difference must not depend on its step, got products of the norms {first:.4g} with "
             f"step={float(step):.2g} and {second:.4g} with half of it, which differ by {difference:.2g}; across kinks (ReLU, "
-            "max pooling) take a shorter step=, against rounding a longer one or params in double precision, or take another mode"
+            "max pooling) take a shorter step=, against rounding a longer one or params in double precision, or "
+            "take another mode"
         )
 
     return map_leaves(lambda leaf: tracing.raise_or_nan(settled, leaf, error), whole)

@@ -9,9 +9,10 @@ from torch import Tensor
 from pure_batchops import checks
 from pure_batchops.batches import has_samples, length
 from pure_batchops.losses.agreement import agreeing, known, value_on_batch
+from pure_batchops.losses.outputs import checked_outputs
 from pure_batchops.losses.recognized import BY_CLASS, BY_ELEMENT, FUSED, IGNORED, recognized
 from pure_batchops.losses.refused import refuse_batch_weights
-from pure_batchops.trees import leaves, tree_map
+from pure_batchops.trees import tree_map
 from pure_batchops.types import Criterion, Tree
 
 
@@ -37,9 +38,7 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
         return value.reshape(())
 
     def losses(outputs: Tree, targets: Tree) -> Tensor:
-        if any(not has_samples(leaf, batch_dim) for leaf in leaves(outputs)):
-            msg = f"model must return an output for each sample along axis {batch_dim}, got an output without that axis"
-            raise ValueError(msg)
+        checked_outputs(outputs, batch_dim)
         n = length("the model's outputs and the targets", (outputs, targets), batch_dim)
         if batch_dim == 0 and elementwise is not None and _elements_belong_to_samples(function, outputs, targets):
             values = _reduced(elementwise(outputs, _alike(function, outputs, targets)), reduction)

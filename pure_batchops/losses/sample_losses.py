@@ -21,7 +21,10 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
     Args:
         model: a module in eval mode, or a pure `forward(params, buffers, inputs)`. A module is called as `model(inputs)`. If
             its forward needs several arguments, it gets the items of a tuple or dict. The loss keeps a copy without numbers.
-        criterion: one of torch's losses, as a module or function, or any `(output, target) -> one number`.
+        criterion: one of torch's losses, as a module or function, or any `(output, target) -> one number`. For a batch of
+            several samples it must give the mean or the sum of its values for the samples (or all of them). A criterion that
+            is meant for one sample says so in its first line: `assert len(output) == 1, f"got {len(output)}"` (torch.compile
+            traces an assertion with such a message). Labels of -100 count as zero in a sum, and are refused in a mean.
         batch_dim: the axis of the samples in inputs, outputs and targets.
 
     Returns:
@@ -31,9 +34,10 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
         TypeError: if model is neither a module nor a function, criterion is no function, or batch_dim no whole number.
         ValueError: if the model has batch norm or dropout in training mode, mixes samples by a batch norm without running
             statistics, or rescales an embedding; if the criterion gives a sample another weight alone than in its batch, or
-            has parameters. The returned function raises it for a batch that is no pair, is empty, or has inputs and targets
-            of different lengths, for names that the model does not have, and for a criterion that returns several numbers
-            per sample.
+            has parameters. The returned function raises it for a criterion that disagrees with itself on the batch and for
+            labels of -100 in a mean (under vmap and torch.compile the losses and their derivatives are NaN instead), for a
+            batch that is no pair, is empty, or has inputs and targets of different lengths, for names that the model does not
+            have, and for a criterion that returns several numbers per sample.
 
     Examples:
         >>> import torch

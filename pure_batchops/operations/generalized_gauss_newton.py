@@ -12,6 +12,7 @@ from pure_batchops.derivatives.jacobian import jacobian, jacobian_along
 from pure_batchops.kernels.mode import plain_calls
 from pure_batchops.losses.criterion import output_losses
 from pure_batchops.losses.evaluated import evaluated
+from pure_batchops.losses.outputs import checked_outputs
 from pure_batchops.models.forward import pure_forward
 from pure_batchops.models.row_by_row import is_right_in_forward_mode
 from pure_batchops.operations.multiplication import Multiplication, OnTrees
@@ -83,7 +84,7 @@ def curvature_of_outputs(
     forward = pure_forward(model)
 
     def predicted(params: Params, *, buffers: Buffers, inputs: Tree) -> Tree:
-        return evaluated(forward, params, buffers, inputs)
+        return checked_outputs(evaluated(forward, params, buffers, inputs), batch_dim)
 
     def curved(inputs: Tree, targets: Tree, outputs: Tree) -> LinearMap:
         n = length("the model's outputs and inputs", (outputs, inputs), batch_dim)
