@@ -115,6 +115,18 @@ def test_a_loss_of_ones_own_with_weight_averages_over_the_labels_that_count():
     assert_close(pb.averaged(pb.hessian(loss), weight=count)(*TOKEN_STATE, batches, v), expected)
 
 
+def test_an_average_asks_for_the_weight_of_a_loss_that_is_a_mean_over_labels():
+    def mean(params, buffers, batch):
+        return F.cross_entropy(torch.func.functional_call(TOKENS, (params, buffers), batch[0]), batch[1])
+
+    batches, v = [(X[:1], PADDED[:1]), (X[1:], PADDED[1:])], direction(TOKEN_STATE)
+    with pytest.raises(ValueError, match="must know how many samples a batch holds.*returns one number.*give weight="):
+        pb.averaged(pb.hessian(mean))(*TOKEN_STATE, batches, v)
+    count = pb.averaged(pb.hessian(mean), weight=lambda batch: int((batch[1] != -100).sum()))
+    expected = dense_hessian(TOKENS, F.cross_entropy(TOKENS(X), PADDED)) @ v
+    assert_close(count(*TOKEN_STATE, batches, v), expected)
+
+
 class Weighted(nn.Module):
     """A module that holds the weighted loss inside."""
 
@@ -196,6 +208,12 @@ def test_rounding_does_not_refuse(dtype, scale):
     losses = pb.sample_losses(lambda params, buffers, x: x * params, own)
     for targets in (outputs.argmax(1), outputs.argmin(1)):
         assert losses(torch.ones((), dtype=dtype), {}, (outputs, targets)).isfinite().all()
+
+
+def test_the_rounding_of_outputs_much_larger_than_the_loss_does_not_refuse():
+    outputs = 1000 + 30 * torch.randn(500, 10, generator=torch.Generator().manual_seed(1))
+    losses = pb.sample_losses(lambda p, b, x: x * p, lambda o, t: o.logsumexp(1).mean() - o.gather(1, t[:, None]).mean())
+    assert losses(torch.ones(()), {}, (outputs, outputs.argmax(1))).max() < 100
 
 
 @compiles_within

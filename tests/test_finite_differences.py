@@ -60,6 +60,15 @@ def test_default_step_in_double_precision_crosses_no_kink(kind):
     assert (found - exact).norm() < 1e-6 * exact.norm()
 
 
+def kinked(params, buffers, x):
+    return (x @ params).relu() + (x @ params).square()
+
+
+def test_default_step_in_double_precision_stops_before_a_kink_a_millionth_ahead():
+    w, x, v = torch.tensor([1.0, -1.0]).double(), torch.tensor([[1.0, 1 + 3e-6], [2.0, 1.0]]).double(), torch.ones(2).double()
+    assert_close(pb.hessian(kinked, **DIFFERENCE)(w, {}, x, v), pb.hessian(kinked)(w, {}, x, v), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINKED.values(), ids=KINKED)
 @pytest.mark.parametrize("step", [1e-2, 1e-3, 1e-4, 1e-5])
 def test_step_across_kinks_is_refused_or_right(kind, step):
@@ -145,9 +154,6 @@ def test_step_that_cannot_serve_is_refused():
 @compiles_within
 def test_compiled_a_step_across_kinks_is_nan():
     w, x, v = torch.tensor([1.0, -1.0]).double(), torch.tensor([[1.0, 1.001], [2.0, 1.0]]).double(), torch.ones(2).double()
-
-    def kinked(params, buffers, x):  # the slope of the first sample jumps 0.0005 ahead
-        return (x @ params).relu() + (x @ params).square()
 
     torch._dynamo.reset()
     compiled = torch.compile(
