@@ -42,6 +42,7 @@ class Case:
         self.built = self.build()
         self.point, self.other = self.draw(1), self.draw(2)
         self.batch, self.model = self.built.batch, self.built.model
+        self.forward = self.model if self.built.forward is None else self.built.forward
         self.numbers = sum(leaf.numel() for leaf in self.point[0].values())
         self.v = torch.randn(3, self.numbers, dtype=torch.float64)
         self.twin = self.twin_at(self.point)
@@ -67,12 +68,12 @@ class Case:
     @cached_property
     def loss(self):
         b = self.built
-        return b.loss if b.loss is not None else pb.sample_losses(b.model, b.criterion, b.batch_dim)
+        return b.loss if b.loss is not None else pb.sample_losses(self.forward, b.criterion, b.batch_dim)
 
     def operation(self, name, **options):
         b = self.built
         if name == "generalized_gauss_newton":
-            return pb.generalized_gauss_newton(b.model, b.criterion, batch_dim=b.batch_dim)
+            return pb.generalized_gauss_newton(self.forward, b.criterion, batch_dim=b.batch_dim)
         if name == "inverse_harmonic_mean":
             return pb.inverse_harmonic_mean(self.loss, LAMBDA, **options)
         return getattr(pb, name)(self.loss, **options)
@@ -84,6 +85,8 @@ class Case:
     def parts(self):
         """Two batches of unequal lengths."""
         n, axis = self.twin.n, self.built.batch_dim
+        if self.built.parts is not None:
+            return self.built.parts
         cut = torch.utils._pytree.tree_map
         return [
             cut(lambda leaf, a=a, b=b: leaf.narrow(axis, a, b - a) if isinstance(leaf, torch.Tensor) else leaf, self.batch)
@@ -152,7 +155,7 @@ def half_squares(output, target):
 def monte_carlo_fisher(c):
     axis = c.built.batch_dim
     likelihood = pb.Likelihood(lambda output, noise: output.tanh() + noise, half_squares)
-    op = pb.monte_carlo_fisher(c.model, likelihood, samples=2, seed=SEED, batch_dim=axis)
+    op = pb.monte_carlo_fisher(c.forward, likelihood, samples=2, seed=SEED, batch_dim=axis)
     found = op(*c.point, c.batch, c.v)
     output = torch.cat([output for output, _ in c.twin.once(c.twin.jacobians)], axis)
     rows = output.movedim(axis, 0)

@@ -19,6 +19,8 @@ class Built(NamedTuple):
     batch: Any
     criterion: Any = None  # (output, target) → number
     batch_dim: int = 0
+    parts: list[Any] | None = None  # the batch as batches of unequal lengths, if it cannot be cut
+    forward: Any = None  # a pure forward that is handed over in place of the model
     loss: Any = None  # (params, buffers, batch) → (n,)
     values: Any = None  # (model, batch) → (n,)
     plain: nn.Module | None = None  # the model in plain operations, where torch's own derivatives are wrong or missing

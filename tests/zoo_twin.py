@@ -101,9 +101,12 @@ class Twin:
 
     def jacobians(self):
         """The output of each sample alone, and its Jacobian, row by row."""
-        found = []
+        found, axis = [], self.built.batch_dim
         for i in range(self.n):
-            output = self.outputs(self.one(i)[0])
+            if self.mixes:
+                output = self.outputs(self.built.batch[0]).narrow(axis, i, 1)
+            else:
+                output = self.outputs(self.one(i)[0])
             rows = [dense.gradient(entry, self.tensors).detach() for entry in output.reshape(-1)]
             found.append((output.detach(), torch.stack(rows)))
         return found
@@ -111,7 +114,7 @@ class Twin:
     def generalized_gauss_newton(self, v):
         total = 0
         for i, (output, jacobian) in enumerate(self.once(self.jacobians)):
-            leaf, targets = output.clone().requires_grad_(), self.one(i)[1]
+            leaf, targets = output.clone().requires_grad_(), sample(self.built.batch[1], i, self.built.batch_dim)
             slope = dense.gradient(self.criterion(leaf, targets, 0), [leaf], create_graph=True)
             curved = torch.stack([dense.gradient(slope @ row, [leaf]).detach() for row in v @ jacobian.T])
             total = total + curved @ jacobian
