@@ -9,4 +9,4 @@ from tests.zoo_wrappers import WRAPPERS
 ROWS = {**VISION, **SEQUENCES, **WRAPPERS, **LOSSES, **TRANSFORMERS}
 
 DIFFERENTIATED = [("convnext", "hessian")]  # the third derivative takes a while
-COMPILED = []  # the compiler takes seconds for each
+COMPILED = [("nano gpt", "hessian"), ("lora", "inverse_harmonic_mean"), ("weight norm parametrization", "hessian"), ("gpt2, batch encoding", "hessian"), ("llama of transformers, eager", "gauss_newton")]

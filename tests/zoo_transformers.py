@@ -1,5 +1,6 @@
 """Models of the package transformers, from tiny configurations: nothing is downloaded, and nothing imported before a row."""
 
+import pytest
 import torch
 from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812  # its usual name
@@ -43,8 +44,7 @@ def of_text(output, label):
 
 
 def model_of(name, options, implementation):
-    import transformers
-
+    transformers = pytest.importorskip("transformers")
     config = getattr(transformers, name[: name.index("For") if "For" in name else -len("LMHeadModel")] + "Config")
     dropout = {key: 0.0 for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout_rate") if hasattr(config(), key)}
     model = getattr(transformers, name)(config(**options, **dropout, attn_implementation=implementation))
@@ -95,22 +95,18 @@ def t5(implementation):
     return build
 
 
+def batch_encoding(tensors):
+    """The dict that a tokenizer makes."""
+    return pytest.importorskip("transformers").BatchEncoding(tensors)
+
+
 def encoded():
-    """The batch that a tokenizer makes."""
-    from transformers import BatchEncoding
-
     built = decoder("GPT2LMHeadModel", GPT, "sdpa", ["*.ln_1.*", "*.1.attn.c_attn.bias", "*.0.mlp.c_fc.*"])()
-    return built._replace(batch=(BatchEncoding(built.batch[0]), built.batch[1]))
-
-
-def logits_of(model, inputs):
-    return model(**inputs).logits
+    return built._replace(batch=(batch_encoding(built.batch[0]), built.batch[1]))
 
 
 def own_loss():
     """A mean over the tokens of each text, of a batch that holds its labels."""
-    from transformers import BatchEncoding
-
     model = model_of("Qwen2ForCausalLM", DECODER, "sdpa")
     tokens, mask, labels = padded("left")
 
@@ -125,7 +121,7 @@ def own_loss():
     def values(model, batch):
         return means(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch["labels"])
 
-    batch = BatchEncoding({"input_ids": tokens, "attention_mask": mask, "labels": labels})
+    batch = batch_encoding({"input_ids": tokens, "attention_mask": mask, "labels": labels})
     return Built(model, batch, loss=loss, values=values, restrict_to=["*.0.self_attn.k_proj.*", "*norm.weight"])
 
 
@@ -138,34 +134,34 @@ def forward_of_logits():
         return functional_call(model, (params, buffers), (), inputs).logits
 
     batch = {"input_ids": tokens, "attention_mask": mask}, labels
-    return of_outputs(model, batch, next_tokens, ["*.1.ln_2.*", "*.0.attn.c_proj.*"])._replace(
-        forward=forward,
+    built = of_outputs(
+        model, batch, lambda logits, labels: next_tokens(Output(logits), labels), ["*.1.ln_2.*", "*.0.attn.c_proj.*"]
     )
+    return built._replace(forward=forward, wrap=lambda logits: logits)
 
 
-SINGLE = "in single precision, whatever the model's: differences of it say nothing"
 PICKED = ["*norm.weight", "*.0.self_attn.q_proj.*", "*.1.mlp.down_proj.weight"]
-# The root mean square norms and rotary angles are computed in single precision, whatever the precision of the model.
-HALF = {"tolerance": {"rtol": 1e-4, "atol": 1e-5}, "without": ("hessian finite_difference",)}
 OUTPUT = {"monte_carlo_fisher": "model must return one tensor"}
-BIG = {"refused": OUTPUT}
+# The root mean square norms and rotary angles are computed in single precision, whatever the precision of the model.
+HALF = {"tolerance": {"rtol": 1e-4, "atol": 1e-5}, "without": ("hessian finite_difference",), "refused": OUTPUT}
 
 TRANSFORMERS = {
-    "gpt2, all parameters, sdpa": Row(decoder("GPT2LMHeadModel", GPT, "sdpa"), **BIG),
+    "gpt2, all parameters, sdpa": Row(decoder("GPT2LMHeadModel", GPT, "sdpa"), refused=OUTPUT),
     "gpt2, eager": Row(
-        decoder("GPT2LMHeadModel", GPT, "eager", ["*.ln_1.*", "*.wte.*", "*.1.attn.c_proj.*"], side="left"), **BIG
+        decoder("GPT2LMHeadModel", GPT, "eager", ["*.ln_1.*", "*.wte.*", "*.1.attn.c_proj.*"], side="left"), refused=OUTPUT
     ),
     "gpt2 with a cache": Row(
-        decoder("GPT2LMHeadModel", {**GPT, "use_cache": True}, "sdpa", ["*.ln_1.*", "*.1.attn.c_proj.*"]), **BIG
+        decoder("GPT2LMHeadModel", {**GPT, "use_cache": True}, "sdpa", ["*.ln_1.*", "*.1.attn.c_proj.*"]), refused=OUTPUT
     ),
-    "gpt2, batch encoding": Row(encoded, **BIG),
-    "llama of transformers, eager": Row(decoder("LlamaForCausalLM", DECODER, "eager", PICKED), **BIG, **HALF),
-    "llama of transformers, sdpa": Row(decoder("LlamaForCausalLM", DECODER, "sdpa", PICKED, side="left"), **BIG, **HALF),
-    "mistral, sdpa": Row(decoder("MistralForCausalLM", {**DECODER, "sliding_window": 3}, "sdpa", PICKED), **BIG, **HALF),
-    "qwen2, eager": Row(decoder("Qwen2ForCausalLM", DECODER, "eager", PICKED), **BIG, **HALF),
-    "bert, eager": Row(bert("eager"), **BIG),
-    "bert, sdpa": Row(bert("sdpa"), **BIG),
-    "t5, eager": Row(t5("eager"), **BIG, **HALF),
-    "t5, sdpa": Row(t5("sdpa"), **BIG, **HALF),
+    "gpt2, batch encoding": Row(encoded, refused=OUTPUT),
+    "llama of transformers, eager": Row(decoder("LlamaForCausalLM", DECODER, "eager", PICKED), **HALF),
+    "llama of transformers, sdpa": Row(decoder("LlamaForCausalLM", DECODER, "sdpa", PICKED, side="left"), **HALF),
+    "mistral, sdpa": Row(decoder("MistralForCausalLM", {**DECODER, "sliding_window": 3}, "sdpa", PICKED), **HALF),
+    "qwen2, eager": Row(decoder("Qwen2ForCausalLM", DECODER, "eager", PICKED), **HALF),
+    "bert, eager": Row(bert("eager"), refused=OUTPUT),
+    "bert, sdpa": Row(bert("sdpa"), refused=OUTPUT),
+    "t5, eager": Row(t5("eager"), **HALF),
+    "t5, sdpa": Row(t5("sdpa"), **HALF),
+    "gpt2, a forward that returns logits": Row(forward_of_logits),
     "qwen2, own loss": Row(own_loss, tolerance=HALF["tolerance"], without=(*OF_OUTPUTS, *HALF["without"])),
 }

@@ -103,10 +103,7 @@ class Twin:
         """The output of each sample alone, and its Jacobian, row by row."""
         found, axis = [], self.built.batch_dim
         for i in range(self.n):
-            if self.mixes:
-                output = self.outputs(self.built.batch[0]).narrow(axis, i, 1)
-            else:
-                output = self.outputs(self.one(i)[0])
+            output = self.outputs(self.built.batch[0]).narrow(axis, i, 1) if self.mixes else self.outputs(self.one(i)[0])
             rows = [dense.gradient(entry, self.tensors).detach() for entry in output.reshape(-1)]
             found.append((output.detach(), torch.stack(rows)))
         return found

@@ -263,7 +263,11 @@ class FunctionalNorms(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.mix, self.head = nn.Conv2d(1, 4, 2), nn.Conv2d(4, 2, 2), nn.Linear(2, 3)
-        self.weight, self.bias, self.scale = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4)), nn.Parameter(torch.ones(2))
+        self.weight, self.bias, self.scale = (
+            nn.Parameter(torch.ones(4)),
+            nn.Parameter(torch.zeros(4)),
+            nn.Parameter(torch.ones(2)),
+        )
 
     def forward(self, x):
         x = F.silu(F.group_norm(self.conv(x), 2, self.weight, self.bias))
