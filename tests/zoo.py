@@ -8,5 +8,21 @@ from tests.zoo_wrappers import WRAPPERS
 
 ROWS = {**VISION, **SEQUENCES, **WRAPPERS, **LOSSES, **TRANSFORMERS}
 
-DIFFERENTIATED = [("convnext", "hessian")]  # the third derivative takes a while
-COMPILED = [("nano gpt", "hessian"), ("lora", "inverse_harmonic_mean"), ("weight norm parametrization", "hessian"), ("gpt2, batch encoding", "hessian"), ("llama of transformers, eager", "gauss_newton")]
+# Rows and operations whose third derivative is looked at: norms, softmax, recurrences.
+DIFFERENTIATED = [
+    ("convnext", "hessian"),
+    ("functional norms", "inverse_harmonic_mean"),
+    ("nano gpt", "generalized_gauss_newton"),
+    ("gru, two layers", "hessian"),
+    ("weight norm hook", "hessian"),
+    ("closure", "gauss_newton"),
+    ("gpt2, eager", "hessian"),
+]
+# Rows that are compiled: the compiler takes seconds for each.
+COMPILED = [
+    ("nano gpt", "hessian"),
+    ("lora", "inverse_harmonic_mean"),
+    ("lstm with projections", "hessian"),
+    ("closure", "gauss_newton"),
+    ("gpt2, batch encoding", "hessian"),
+]
