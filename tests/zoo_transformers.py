@@ -54,8 +54,8 @@ def model_of(name, options, implementation):
 def padded(side="right"):
     """Texts of unequal lengths: tokens, a mask, and labels with −100 for padding.
 
-    Eager attention has no right derivative for padding on the left: a position that sees nothing adds its scores to the smallest
-    number there is, which drops them, and autograd does not know.
+    Eager attention has no right derivative for padding on the left: a position that sees nothing adds its scores to the
+    smallest number there is, which drops them, and autograd does not know.
     """
     tokens, mask = torch.randint(3, 11, (3, 5)), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
     mask = mask.flip(1) if side == "left" else mask
@@ -129,6 +129,19 @@ def own_loss():
     return Built(model, batch, loss=loss, values=values, restrict_to=["*.0.self_attn.k_proj.*", "*norm.weight"])
 
 
+def loss_of_the_model():
+    """The loss that the model itself computes: one number, the mean over all tokens of the batch."""
+    model = model_of("GPT2LMHeadModel", GPT, "sdpa")
+    tokens, mask, labels = padded()
+
+    def loss(params, buffers, batch):
+        return functional_call(model, (params, buffers), (), batch).loss
+
+    batch = {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+    picked = ["*.ln_f.*", "*.0.attn.c_attn.bias", "*.wpe.*"]
+    return Built(model, batch, loss=loss, values=lambda model, batch: model(**batch).loss, restrict_to=picked)
+
+
 def forward_of_logits():
     """The line that hands over the logits alone."""
     model = model_of("GPT2LMHeadModel", GPT, "eager")
@@ -146,7 +159,16 @@ def forward_of_logits():
 
 PICKED = ["*norm.weight", "*.0.self_attn.q_proj.*", "*.1.mlp.down_proj.weight"]
 OUTPUT = {"monte_carlo_fisher": "model must return one tensor"}
-# The root mean square norms and rotary angles are computed in single precision, whatever the precision of the model.
+OF_SAMPLES = ("gauss_newton", "inverse_harmonic_mean")
+FORMS = tuple(f"forms {name}" for name in OF_SAMPLES)
+# A loss that is one number has no samples.
+ONE = {
+    **{f"{how}{name}": r"shape \(n,\)" for how in ("", "averaged ", "ensemble ") for name in OF_SAMPLES},
+    **{f"{name} held={held}": r"shape \(n,\)" for held in (0, 7) for name in OF_SAMPLES},
+    "sample_gradients": r"shape \(n,\)",
+    "averaged hessian": "weight",
+}
+# The root mean square norms, rotary angles and losses of labels are computed in single precision, whatever the precision of the model.
 HALF = {"tolerance": {"rtol": 1e-4, "atol": 1e-5}, "without": ("hessian finite_difference",), "refused": OUTPUT}
 
 TRANSFORMERS = {
@@ -165,5 +187,8 @@ TRANSFORMERS = {
     "t5, eager": Row(t5("eager"), **HALF),
     "t5, sdpa": Row(t5("sdpa"), **HALF),
     "gpt2, a forward that returns logits": Row(forward_of_logits),
+    "gpt2, its own loss": Row(
+        loss_of_the_model, refused=ONE, without=(*OF_OUTPUTS, *FORMS, *HALF["without"]), tolerance=HALF["tolerance"]
+    ),
     "qwen2, own loss": Row(own_loss, tolerance=HALF["tolerance"], without=(*OF_OUTPUTS, *HALF["without"])),
 }
