@@ -168,7 +168,7 @@ ONE = {
     "sample_gradients": r"shape \(n,\)",
     "averaged hessian": "weight",
 }
-# The root mean square norms, rotary angles and losses of labels are computed in single precision, whatever the precision of the model.
+# Root mean square norms, rotary angles and the losses of its own are in single precision, whatever the model is in.
 HALF = {"tolerance": {"rtol": 1e-4, "atol": 1e-5}, "without": ("hessian finite_difference",), "refused": OUTPUT}
 
 TRANSFORMERS = {
