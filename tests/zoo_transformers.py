@@ -8,8 +8,8 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from tests.zoo_losses import OF_OUTPUTS
 from tests.zoo_rows import Built, Row
 
-SMALL = {"vocab_size": 11, "use_cache": False, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-GPT = {**SMALL, "n_positions": 5, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_inner": 4}
+SMALL = {"vocab_size": 7, "use_cache": False, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+GPT = {**SMALL, "n_positions": 4, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_inner": 4}
 DECODER = {
     **SMALL,
     "hidden_size": 8,
@@ -57,7 +57,7 @@ def padded(side="right"):
     Eager attention has no right derivative for padding on the left: a position that sees nothing adds its scores to the
     smallest number there is, which drops them, and autograd does not know.
     """
-    tokens, mask = torch.randint(3, 11, (3, 5)), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
+    tokens, mask = torch.randint(3, 7, (3, 4)), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
     mask = mask.flip(1) if side == "left" else mask
     tokens = torch.where(mask.bool(), tokens, 2)
     return tokens, mask, torch.where(mask.bool(), tokens, -100)
