@@ -5,7 +5,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
-from tests.zoo_rows import NAN, Built, Row
+from tests.zoo_rows import EVERY_LAW, NAN, Built, Row
 
 OF_OUTPUTS = (
     *("generalized_gauss_newton", "forms generalized_gauss_newton", "averaged generalized_gauss_newton"),
@@ -146,6 +146,7 @@ def graph():
 
 
 def graph_by_criterion():
+    """Edges are no samples. A loss of one's own can say so; a criterion cannot."""
     whole, parts = two_graphs()
     batch, *parts = [((x, edges), labels) for x, edges, labels in (whole, *parts)]
     return Built(GraphConvolution(), batch, nn.CrossEntropyLoss(), parts=parts)
@@ -220,7 +221,7 @@ LOSSES = {
     "quantiles": Row(quantiles),
     # torch.vmap cannot cut a graph: there the loss of the whole batch is taken.
     "graph": own(graph, mixes=True, refused={**MIXED, "ensemble inverse_harmonic_mean": APART}),
-    "graph by a criterion": Row(graph_by_criterion, mixes=True, refused={**MIXED, "ensemble inverse_harmonic_mean": APART}),
+    "graph by a criterion": Row(graph_by_criterion, mixes=True, refused={EVERY_LAW: "one number of samples along axis 0"}),
     "contrastive": Row(
         contrastive,
         mixes=True,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+EVERY_LAW = "every law"
 NAN = "the product is NaN, as no number can be read there"
 
 
@@ -33,7 +34,7 @@ class Row(NamedTuple):
     """How to build a model, and what is special about it. Nothing is built before a test calls build."""
 
     build: Callable[[], Built]
-    refused: Mapping[str, str] = {}  # a law → the message of the refusal, or NAN
+    refused: Mapping[str, str] = {}  # a law, or EVERY_LAW → the message of the refusal, or NAN
     without: tuple[str, ...] = ()  # laws that have no meaning here
     mixes: bool = False  # the loss of a sample depends on the other samples
     tolerance: Mapping[str, float] = {}

@@ -12,19 +12,24 @@ from tests import dense
 LAMBDA = 0.3
 
 
-def sample(tree, i, batch_dim=0):
-    """Sample i of a batch of any structure, with a batch axis of length one."""
+def cut(tree, start, size, batch_dim=0):
+    """Consecutive samples of a batch of any structure."""
     if isinstance(tree, torch.Tensor):
-        return tree.narrow(batch_dim, i, 1)
+        return tree.narrow(batch_dim, start, size)
     if isinstance(tree, Mapping):
-        return {key: sample(value, i, batch_dim) for key, value in tree.items()}
-    return tree if tree is None else type(tree)(sample(value, i, batch_dim) for value in tree)
+        return type(tree)({key: cut(value, start, size, batch_dim) for key, value in tree.items()})
+    return type(tree)(cut(value, start, size, batch_dim) for value in tree)
+
+
+def sample(tree, i, batch_dim=0):
+    """Sample i of a batch, with a batch axis of length one."""
+    return cut(tree, i, 1, batch_dim)
 
 
 def tensors_in(tree):
     if isinstance(tree, torch.Tensor):
         return [tree]
-    parts = tree.values() if isinstance(tree, Mapping) else tree or ()
+    parts = tree.values() if isinstance(tree, Mapping) else tree
     return [tensor for part in parts for tensor in tensors_in(part)]
 
 
