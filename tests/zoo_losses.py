@@ -128,7 +128,7 @@ def two_graphs():
     """Two graphs in one batch, and the two as batches of their own."""
     x, labels = torch.randn(5, 3), torch.randint(2, (5,))
     edges = torch.tensor([[0, 1, 2, 3, 4, 3], [1, 0, 3, 4, 3, 2]])
-    return (x, edges, labels), [(x[:2], edges[:, :2], labels[:2]), (x[2:], edges[:, 2:] - 2, labels[2:])]
+    return (x, edges, labels), [(x[2:], edges[:, 2:] - 2, labels[2:]), (x[:2], edges[:, :2], labels[:2])]
 
 
 def graph():
