@@ -251,6 +251,6 @@ def test_derivative_of_a_product_is_that_of_finite_differences(row, name):
 def test_compiled_is_the_twin(row, name):
     torch._dynamo.reset()
     c = case(row)
-    compiled = torch.compile(c.operation(name), fullgraph=True, backend="eager")  # AOT is tried in test_operations
+    compiled = torch.compile(c.operation(name), fullgraph=True, backend="aot_eager")
     with unchanged(c):
         c.close(compiled(*c.point, c.batch, c.v[0]), getattr(c.twin, name)(c.v[:1])[0])

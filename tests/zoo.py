@@ -22,7 +22,6 @@ DIFFERENTIATED = [
 COMPILED = [
     ("nano gpt", "hessian"),
     ("lora", "inverse_harmonic_mean"),
-    ("lstm with projections", "hessian"),
     ("closure", "gauss_newton"),
     ("gpt2, batch encoding", "hessian"),
 ]

@@ -105,7 +105,7 @@ def batch_encoding(tensors):
 
 
 def encoded():
-    built = decoder("GPT2LMHeadModel", GPT, "sdpa", ["*.ln_1.*", "*.1.attn.c_attn.bias", "*.0.mlp.c_fc.*"])()
+    built = decoder("GPT2LMHeadModel", {**GPT, "n_layer": 1}, "sdpa", ["*.ln_1.*", "*.attn.c_attn.bias", "*.mlp.c_fc.*"])()
     return built._replace(batch=(batch_encoding(built.batch[0]), built.batch[1]))
 
 
