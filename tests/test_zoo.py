@@ -124,14 +124,14 @@ def average(name):
 
 
 def forms(name):
-    """No vector, one, and a tree in another order."""
+    """No vector, one, and a tree in another order, all at one point."""
 
     def law(c):
-        op, expected = c.operation(name), getattr(c.twin, name)(c.v)
-        assert op(*c.point, c.batch, c.v[:0]).shape == (0, c.numbers)
-        c.close(op(*c.point, c.batch, c.v[:1]), expected[:1])
+        multiply, expected = c.operation(name).at(*c.point, c.batch), getattr(c.twin, name)(c.v)
+        assert multiply(c.v[:0]).shape == (0, c.numbers)
+        c.close(multiply(c.v[:1]), expected[:1])
         params = c.point[0]
-        found = op(*c.point, c.batch, dict(reversed(pb.unflatten(params, c.v[1]).items())))
+        found = multiply(dict(reversed(pb.unflatten(params, c.v[1]).items())))
         assert list(found) == list(params)
         c.close(pb.flatten(params, found), expected[1])
 
