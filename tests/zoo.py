@@ -21,7 +21,6 @@ DIFFERENTIATED = [
 # Rows that are compiled: the compiler takes seconds for each.
 COMPILED = [
     ("nano gpt", "hessian"),
-    ("lora", "inverse_harmonic_mean"),
-    ("closure", "gauss_newton"),
+    ("closure", "inverse_harmonic_mean"),
     ("gpt2, batch encoding", "hessian"),
 ]

@@ -156,7 +156,6 @@ APART = "samples must not depend on each other"
 MIXED = {
     "inverse_harmonic_mean": APART,
     "inverse_harmonic_mean held=0": APART,
-    "inverse_harmonic_mean held=7": APART,
     "forms inverse_harmonic_mean": APART,
     "sample_gradients": APART,
     "averaged inverse_harmonic_mean": APART,

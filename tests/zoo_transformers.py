@@ -164,7 +164,8 @@ FORMS = tuple(f"forms {name}" for name in OF_SAMPLES)
 # A loss that is one number has no samples.
 ONE = {
     **{f"{how}{name}": r"shape \(n,\)" for how in ("", "averaged ", "ensemble ") for name in OF_SAMPLES},
-    **{f"{name} held={held}": r"shape \(n,\)" for held in (0, 7) for name in OF_SAMPLES},
+    **{f"{name} held=0": r"shape \(n,\)" for name in OF_SAMPLES},
+    "gauss_newton held=7": r"shape \(n,\)",
     "sample_gradients": r"shape \(n,\)",
     "averaged hessian": "weight",
 }
