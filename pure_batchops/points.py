@@ -31,7 +31,9 @@ class Seen(NamedTuple):
 _SEEN: ContextVar[Seen | None] = ContextVar("seen", default=None)
 
 # Compiled code cannot read a ContextVar. It writes here, and torch.compile replays the write each time that the code runs.
-_COMPILED: dict[str, Any] = {"points": None, "losses": None}
+# It is a list, because after a write into a dict the compiler refuses some models.
+_COMPILED: list[Any] = [None, None]
+_POINTS, _LOSSES = 0, 1
 _CALLS = count()
 _OPEN: set[int] = set()
 
@@ -39,17 +41,17 @@ _OPEN: set[int] = set()
 def saw_points(points: float | None, batch: Batch) -> None:
     """Tell the average around, if there is one, that the product with a batch is a mean over this number of samples."""
     if points is not None:
-        _tell("points", points if tracing.compiling() else (points, batch))
+        _tell(_POINTS, points if tracing.compiling() else (points, batch))
 
 
 def saw_losses(losses: int) -> None:
     """Tell the operation around, if it asks, how many losses of samples a loss returned."""
-    _tell("losses", losses)
+    _tell(_LOSSES, losses)
 
 
 def counted(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Seen]:
     """The result of a function, and what the operations and losses inside it saw."""
-    _COMPILED["points"] = _COMPILED["losses"] = None
+    _COMPILED[_POINTS] = _COMPILED[_LOSSES] = None
     if tracing.compiling():
         result = function(*arguments)
         return result, _seen_by_compiled_code()
@@ -103,15 +105,15 @@ def points_along(batch: Batch, axis: int) -> int | None:
         return None
 
 
-def _tell(kind: str, number: Any) -> None:
+def _tell(kind: int, number: Any) -> None:
     if tracing.compiling():
         _COMPILED[kind] = number
         return
     seen = _SEEN.get()
     if seen is not None:
-        getattr(seen, kind).append(number)
+        seen[kind].append(number)
 
 
 def _seen_by_compiled_code() -> Seen:
-    points, losses = _COMPILED["points"], _COMPILED["losses"]
+    points, losses = _COMPILED
     return Seen([] if points is None else [(points, None)], [] if losses is None else [losses])

@@ -1,6 +1,7 @@
 """Who else is at work: torch.compile, transforms of torch.func, forward mode, or autograd of the caller.
 
-**Rules of the compiler.** Operations compile since torch 2.5. Traced code keeps these rules, and cites them by number:
+**Rules of the compiler.** Operations compile since torch 2.6, which traces a TorchFunctionMode. Traced code keeps these rules,
+which torch 2.5 taught us, and cites them by number:
 
 - C1. torch 2.5 cannot call a closure after the function that made it has returned. Return a `functools.partial` of a
   module-level function instead.

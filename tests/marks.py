@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-compiles = pytest.mark.skipif(torch.__version__ < "2.5", reason="torch.compile traces torch.func from torch 2.5 on")
-compiles_within = pytest.mark.skipif(
-    torch.__version__ < "2.6",
-    reason="torch 2.5 compiles an operation on several vectors by itself, but not inside another function",
+compiles = pytest.mark.skipif(
+    torch.__version__ < "2.6", reason="torch.compile traces the functions of a TorchFunctionMode from torch 2.6 on"
 )
 float16 = pytest.param(
     torch.float16,

@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from tests.marks import TELLS, compiles_within
+from tests.marks import TELLS, compiles
 
 N, CLASSES = 6, 3
 GENERATOR = torch.Generator().manual_seed(0)
@@ -216,7 +216,7 @@ def test_the_rounding_of_outputs_much_larger_than_the_loss_does_not_refuse():
     assert losses(torch.ones(()), {}, (outputs, outputs.argmax(1))).max() < 100
 
 
-@compiles_within
+@compiles
 @pytest.mark.parametrize(("criterion", "right"), [(own, True), (of_one, True), (WEIGHTED["function"], False)])
 def test_compiled_a_criterion_is_right_or_nan(criterion, right):
     op = pb.hessian(pb.sample_losses(MODEL, criterion))
@@ -228,7 +228,7 @@ def test_compiled_a_criterion_is_right_or_nan(criterion, right):
         assert product.isnan().all()
 
 
-@compiles_within
+@compiles
 def test_compiled_ignored_labels_are_nan():
     op = torch.compile(pb.hessian(pb.sample_losses(MODEL, nn.CrossEntropyLoss())), fullgraph=True, backend="aot_eager")
     torch._dynamo.reset()

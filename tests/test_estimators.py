@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import pure_batchops as pb
 from pure_batchops.noise import signs
-from tests.marks import compiles_within
+from tests.marks import compiles
 from tests.matrices import at_matrix, log_cosh, members_of, multiplication, point_of_log_cosh, symmetric
 from tests.strategies import problem, problems, seeds
 from tests.tables import ROWS, Row, close, every_row, few
@@ -226,7 +226,7 @@ def test_plain_function_of_the_signature_is_an_operation(estimator, truth):
     assert_close(tuple(plain), tuple(estimator(multiplication, samples=5)(*at_matrix(MATRIX))))
 
 
-@compiles_within
+@compiles
 @both_methods
 def test_compiled_is_eager(method):
     torch._dynamo.reset()

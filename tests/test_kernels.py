@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from pure_batchops.kernels.table import PLAIN
 from pure_batchops.trees import leaves
-from tests.marks import compiles_within
+from tests.marks import compiles
 
 
 class Plain(TorchFunctionMode):
@@ -355,7 +355,7 @@ def test_recurrent_modules_work_under_every_transform(kind, packed):
                 torch.testing.assert_close({name: g[number] for name, g in got.items()}, one)
 
 
-@compiles_within
+@compiles
 @pytest.mark.parametrize(
     "function", [torch._weight_norm, F.hardsigmoid, torch.gru_cell, F.scaled_dot_product_attention, F.layer_norm]
 )

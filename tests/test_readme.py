@@ -12,7 +12,7 @@ import torch
 import pure_batchops as pb
 from tests.pages import PAGES, README, ROOT, blocks, prose, text
 
-COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 5)
+COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 MOST_WORDS = 2000
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from tests.marks import compiles_within
+from tests.marks import compiles
 from tests.matrices import at_matrix, multiplication, symmetric
 from tests.strategies import flat, problem, vectors
 
@@ -73,7 +73,7 @@ def test_derivatives_by_it_are_right(take, name, zero):
     assert_close(slope, difference, rtol=1e-4, atol=1e-6)
 
 
-@compiles_within
+@compiles
 @pytest.mark.parametrize("name", ["damped", "direct", "nystroem"])
 def test_compiled_it_is_nan_where_it_is_invalid(name):
     def loss(params, buffers, batch):

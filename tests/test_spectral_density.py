@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import pure_batchops as pb
-from tests.marks import compiles_within
+from tests.marks import compiles
 from tests.matrices import (
     SPECTRA,
     at_matrix,
@@ -164,7 +164,7 @@ def test_what_is_no_operation_is_refused():
         pb.spectral_density(None)
 
 
-@compiles_within
+@compiles
 def test_compiled_is_eager():
     torch._dynamo.reset()
     point = point_of_log_cosh()

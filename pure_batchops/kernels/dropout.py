@@ -1,27 +1,29 @@
-"""Dropout, which is refused: it draws random numbers, so that two passes see two functions."""
+"""Dropout, which is refused in training mode: it draws random numbers, so that two passes see two functions."""
 
-import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 
-def _refused_in_training(function: Callable[..., Any], signature: inspect.Signature, *args: Any, **kwargs: Any) -> Any:
-    call = signature.bind(*args, **kwargs)
-    call.apply_defaults()
-    if call.arguments["training"] and call.arguments["p"] > 0:
-        msg = (
-            f"loss must be a pure function, got a dropout with p={call.arguments['p']} in training mode, which draws random "
-            "numbers; call model.eval(), or pass training=self.training to the function"
-        )
-        raise ValueError(msg)
-    return function(*args, **kwargs)
+def _pure(function: Callable[..., Tensor], trains: bool) -> Callable[..., Tensor]:
+    """The dropout `function`, which is in training mode by default or not; it raises a ValueError if it is."""
+
+    def dropout(input: Tensor, p: float = 0.5, training: bool = trains, inplace: bool = False) -> Tensor:
+        if training and p > 0:
+            msg = (
+                f"loss must be a pure function, got a dropout with p={p} in training mode, which draws random numbers; call "
+                "model.eval(), or pass training=self.training to the function"
+            )
+            raise ValueError(msg)
+        return function(input, p, training, inplace)
+
+    return dropout
 
 
-_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
-DROPOUTS: dict[Any, Callable[..., Any]] = {
-    function: partial(_refused_in_training, function, inspect.signature(function)) for function in _DROPOUTS
+DROPOUTS: dict[Any, Callable[..., Tensor]] = {
+    **{function: _pure(function, trains=True) for function in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)},
+    **{function: _pure(function, trains=False) for function in (F.alpha_dropout, F.feature_alpha_dropout)},
 }
-"""For each function of dropout, the same that raises a ValueError in training mode."""
+"""For each function of dropout, the same that is refused in training mode."""

@@ -20,7 +20,7 @@ from pure_batchops.kernels.foreign import MAY_HOLD_PARAMETERS, refuse_foreign
 from pure_batchops.kernels.table import PLAIN
 
 _ACTIVE: ContextVar[bool] = ContextVar("active", default=False)
-_TRACED = {"active": False}
+_TRACED = [False]  # a list: after a write into a dict, the compiler refuses some models
 _CHECKPOINTED = (
     "loss must not use hooks on saved tensors, as activation checkpointing does: it would compute the forward pass again in "
     "the backward pass, with other numbers than params; switch checkpointing off: model.gradient_checkpointing_disable(), or "
@@ -93,12 +93,12 @@ def _traced() -> Generator[None, None, None]:
     if torch.__version__ < "2.6":  # it would leave the mode out without a word
         msg = f"torch.compile of an operation needs torch 2.6 or newer, got {torch.__version__}; run it without torch.compile"
         raise RuntimeError(msg)
-    if _TRACED["active"]:
+    if _TRACED[0]:
         yield
         return
-    _TRACED["active"] = True
+    _TRACED[0] = True
     try:
         with _PlainCallsTraced():
             yield
     finally:
-        _TRACED["active"] = False
+        _TRACED[0] = False

@@ -55,7 +55,7 @@ def check_operation(
         atol: the absolute tolerance, likewise. In addition 32 epsilons of the largest number are allowed for rounding.
         seed: of the random vectors, cuts and orders.
         backend: of `torch.compile`; the default needs no C++ compiler. The compiler's caches are cleared first. Before
-            torch 2.5 nothing is compiled.
+            torch 2.6 nothing is compiled.
 
     Returns:
         The names of the laws that were checked: not those for which there is nothing to check, as the split of one point.

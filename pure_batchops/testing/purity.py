@@ -117,7 +117,7 @@ def result_of_untouched(function: Callable[..., Tree], given: dict[str, Tree]) -
 
 def compiled(case: Case) -> bool:
     """The compiled operation, torch.compile(op, fullgraph=True), must give the product that it gives uncompiled."""
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         return False  # it does not compile torch.func there
     torch.compiler.reset()  # sizes that differed in an earlier check would be taken for dynamic ones
     compiled_op = torch.compile(case.op, fullgraph=True, backend=case.backend)
