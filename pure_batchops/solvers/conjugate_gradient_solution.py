@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pure_batchops.rows import width
 from pure_batchops.solvers.inverse import finite
-from pure_batchops.solvers.steps import solver
+from pure_batchops.solvers.solver import solver
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
 from pure_batchops.vectors import vector_form
 

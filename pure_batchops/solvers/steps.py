@@ -1,22 +1,13 @@
 """The steps of conjugate gradients, on rows: K right-hand sides at once, and each stops by itself."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pure_batchops import checks, tracing
+from pure_batchops import tracing
 from pure_batchops.rows import RowFunction
-from pure_batchops.solvers.inverse import dots, plus, rows_of
-from pure_batchops.types import Batch, Buffers, Operation, Params
-
-TOLERANCE = 1e-5
-"""The default tolerance of residuals, relative to v, in float32 and float64."""
-
-ROUNDINGS = 4
-"""The default tolerance in half precision, in units of the rounding of the dtype."""
+from pure_batchops.solvers.inverse import dots, plus
 
 
 class RowSolution(NamedTuple):
@@ -37,10 +28,6 @@ class RowSolution(NamedTuple):
     negative_curvature: Tensor
 
 
-Solve = Callable[[Tensor], RowSolution]
-"""`(K, D) -> RowSolution`."""
-
-
 class _State(NamedTuple):
     x: Tensor
     residual: Tensor
@@ -51,49 +38,36 @@ class _State(NamedTuple):
     negative_curvature: Tensor
 
 
-def solver(
-    op: Operation,
-    regularization: float | Tensor,
-    tolerance: float | None,
-    max_steps: int,
-    preconditioner: Operation | None,
-) -> Callable[[Params, Buffers, Batch], tuple[Solve, float]]:
-    """The options of conjugate gradients, checked, as a solver of rows.
-
-    Returns:
-        `solver(params, buffers, batch) -> (solve, tolerance)`.
-    """
-    checks.operation("op", op)
-    regularization = checks.not_negative("regularization", regularization)
-    max_steps = checks.whole("max_steps", max_steps)
-    if tolerance is not None:
-        tolerance = checks.fraction("tolerance", tolerance)
-    if preconditioner is not None:
-        checks.operation("preconditioner", preconditioner)
-
-    def solve_at(params: Params, buffers: Buffers, batch: Batch) -> tuple[Solve, float]:
-        matrix = rows_of(op, params, buffers, batch)
-        precondition = _unchanged if preconditioner is None else rows_of(preconditioner, params, buffers, batch).multiply
-        goal = tolerance or max(TOLERANCE, ROUNDINGS * matrix.eps)
-        return partial(_solved, matrix.multiply, regularization, precondition, goal, max_steps), goal
-
-    return solve_at
-
-
-def _unchanged(rows: Tensor) -> Tensor:
-    return rows
-
-
-def _solved(
+def solved(
     product: RowFunction,
     regularization: float | Tensor,
-    precondition: RowFunction,
+    preconditioner: RowFunction | None,
     tolerance: float,
     max_steps: int,
     rows: Tensor,
 ) -> RowSolution:
+    """What conjugate gradients find for (m + λI) x = v.
+
+    The solution is a constant for everyone who differentiates. Only the residual norms tell whether the product closes over a
+    tensor that somebody differentiates.
+
+    Args:
+        product: v ↦ m v.
+        regularization: λ.
+        preconditioner: v ↦ about (m + λI)⁻¹ v.
+        tolerance: of the residual, relative to v.
+        max_steps: the most products.
+        rows: v, `(K, D)`.
+
+    Returns:
+        What `RowSolution` says.
+    """
+
     def multiply(vectors: Tensor) -> Tensor:  # v → (m + λI) v
         return plus(product(vectors), regularization, vectors)
+
+    def precondition(vectors: Tensor) -> Tensor:
+        return vectors if preconditioner is None else preconditioner(vectors).detach()
 
     goals = tolerance * dots(rows, rows).sqrt()
     state = _started(rows, precondition(rows), goals, regularization)
@@ -101,7 +75,7 @@ def _solved(
         if tracing.readable(state.active.any()) is False:
             break
         # Aim at half the tolerance: the recursive residual drifts away from the true one.
-        state = _stepped(state, multiply, precondition, goals / 2)
+        state = _stepped(state, lambda vectors: multiply(vectors).detach(), precondition, goals / 2)
     residual = rows - multiply(state.x)
     norms = dots(residual, residual).sqrt()
     return RowSolution(state.x, norms, state.steps, norms <= goals, state.negative_curvature)
