@@ -54,7 +54,8 @@ def gradients_by_one_pass(
     if reasons:
         return tracing.refused("one pass", reasons[0])
     outputs = [call.output for call in calls]
-    deltas = torch.autograd.grad(losses.sum(), outputs, retain_graph=not traits_of(loss).row_by_row)
+    ones = torch.ones_like(losses)  # a sum would have no graph inside the caller's torch.no_grad
+    deltas = torch.autograd.grad(losses, outputs, ones, retain_graph=not traits_of(loss).row_by_row)
     if not traits_of(loss).row_by_row and not _rows_are_samples(losses, outputs, deltas):
         return tracing.refused("one pass", "a row of a layer's output does not belong to one sample alone")
     with torch.no_grad():
@@ -64,7 +65,7 @@ def gradients_by_one_pass(
 def _rows_are_samples(losses: Tensor, outputs: list[Tensor], deltas: tuple[Tensor, ...]) -> bool:
     """Whether row i of each δ is the gradient of ℓᵢ: with probability one if Σ rᵢ ℓᵢ has the rows rᵢ δᵢ."""
     factors = 0.5 + uniform(0, (len(losses),), losses).to(losses.dtype)
-    scaled = torch.autograd.grad((factors * losses).sum(), outputs)
+    scaled = torch.autograd.grad(losses, outputs, factors)
     for delta, other in zip(deltas, scaled, strict=True):
         tolerance = torch.finfo(delta.dtype).eps ** 0.6
         rows = wide(delta).flatten(1)
