@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import Tensor
 
-from pure_batchops.solvers.inverse import LinAlgError, dots
+from pure_batchops.solvers.inverse import LinAlgError, lengths
 from pure_batchops.solvers.steps import RowSolution
 from pure_batchops.tracing import raise_or_nan
 
@@ -13,7 +13,7 @@ from pure_batchops.tracing import raise_or_nan
 def converged_rows(solve: Callable[[Tensor], RowSolution], tolerance: float, max_steps: int, rows: Tensor) -> Tensor:
     """The solutions, if all are as good as they must be; otherwise an error, or NaN where no number can be read."""
     result = solve(rows)
-    relative = result.residual_norms / dots(rows, rows).sqrt()
+    relative = result.residual_norms / lengths(rows)
     error = partial(_not_converged, result, relative, tolerance, max_steps)
     return raise_or_nan(result.converged, result.solution, error)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from pure_batchops import checks
 from pure_batchops.operations.dense import dense
 from pure_batchops.rows import RowFunction
-from pure_batchops.solvers.inverse import LinAlgError, dots, operation_on_rows
+from pure_batchops.solvers.inverse import LinAlgError, lengths, operation_on_rows
 from pure_batchops.tracing import raise_or_nan
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
@@ -53,7 +53,7 @@ def direct(op: Operation, regularization: float | Tensor) -> Operation:
 def _solved(matrix: Tensor, factors: Tensor, pivots: Tensor, tolerance: float, rows: Tensor) -> Tensor:
     solution = torch.linalg.lu_solve(factors, pivots, rows.mT).mT
     residual = rows - solution @ matrix.mT
-    return raise_or_nan(dots(residual, residual) <= tolerance**2 * dots(rows, rows), solution, _singular)
+    return raise_or_nan(lengths(residual) <= tolerance * lengths(rows), solution, _singular)
 
 
 def _singular(good: Tensor) -> Exception:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pure_batchops import checks
 from pure_batchops.noise import normal
 from pure_batchops.rows import RowFunction, row_map, width
-from pure_batchops.solvers.inverse import LinAlgError, dots, operation_on_rows, rows_of
+from pure_batchops.solvers.inverse import LinAlgError, lengths, operation_on_rows, rows_of
 from pure_batchops.streams import reiterable
 from pure_batchops.tracing import raise_or_nan
 from pure_batchops.traits import traits_of
@@ -86,7 +86,7 @@ def _solved(
     total = sum(reduce(step, _cycled(terms, depth), rows) for _ in range(repeats))
     mean = torch.as_tensor(total) / repeats
     # Steps that do not increase lengths give ‖h‖ ≤ (d + 1) ‖v‖.
-    bounded = dots(mean, mean).sqrt() <= 1.01 * (depth + 1) * dots(rows, rows).sqrt()
+    bounded = lengths(mean) <= 1.01 * (depth + 1) * lengths(rows)
     return raise_or_nan(bounded, mean / size, partial(_diverged, size))
 
 
@@ -130,11 +130,11 @@ def _largest(terms: Iterable[RowFunction], like: Tensor) -> Tensor:
 
     def powered(v: Tensor, product: RowFunction) -> Tensor:
         image = product(v)
-        return image / dots(image, image).sqrt().clamp(min=torch.finfo(image.dtype).tiny)
+        return torch.where(image == 0, image, image / lengths(image)[:, None])
 
     def of_one(product: RowFunction) -> Tensor:
         image = product(reduce(powered, repeat(product, POWER_STEPS), start))
-        return dots(image, image).sqrt()[0]
+        return lengths(image)[0]
 
     return reduce(torch.maximum, (of_one(product) for product in terms))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from pure_batchops import checks, tracing
 from pure_batchops.noise import normal
 from pure_batchops.rows import RowFunction, width
-from pure_batchops.solvers.inverse import LinAlgError, operation_on_rows, rows_of
+from pure_batchops.solvers.inverse import LinAlgError, lengths, operation_on_rows, rows_of
 from pure_batchops.trees import parameter_leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
@@ -88,7 +88,7 @@ def _shift(images: Tensor, basis: Tensor, eps: float) -> Tensor:
     """ν, which makes Ωᵀ A Ω positive definite in spite of rounding."""
     # A larger ν makes a larger error, of about ν D/r. For half precision the worst case of rounding would be far too much, so
     # take what is needed: the noise of products shows, because it makes Ωᵀ A Ω asymmetric, or some eigenvalue negative.
-    size, rounding = torch.linalg.matrix_norm(images), torch.finfo(images.dtype).eps
+    size, rounding = lengths(images.reshape(1, -1))[0], torch.finfo(images.dtype).eps
     size = torch.where(size > 0, size, 1.0)  # the zero matrix
     worst, least = 8 * eps * size, 8 * rounding * size
     if eps <= rounding:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pure_batchops import tracing
 from pure_batchops.rows import RowFunction
-from pure_batchops.solvers.inverse import dots, plus
+from pure_batchops.solvers.inverse import dots, plus, scales
 
 
 class RowSolution(NamedTuple):
@@ -69,6 +69,8 @@ def solved(
     def precondition(vectors: Tensor) -> Tensor:
         return vectors if preconditioner is None else preconditioner(vectors).detach()
 
+    scale = scales(rows)
+    rows = rows / scale
     goals = tolerance * dots(rows, rows).sqrt()
     state = _started(rows, precondition(rows), goals, regularization)
     for _ in range(max_steps):
@@ -78,7 +80,7 @@ def solved(
         state = _stepped(state, lambda vectors: multiply(vectors).detach(), precondition, goals / 2)
     residual = rows - multiply(state.x)
     norms = dots(residual, residual).sqrt()
-    return RowSolution(state.x, norms, state.steps, norms <= goals, state.negative_curvature)
+    return RowSolution(state.x * scale, norms * scale[:, 0], state.steps, norms <= goals, state.negative_curvature)
 
 
 def _started(rows: Tensor, preconditioned: Tensor, goals: Tensor, regularization: float | Tensor) -> _State:
