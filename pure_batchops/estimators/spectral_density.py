@@ -13,7 +13,12 @@ from pure_batchops.estimators.lanczos import lanczos, ritz
 from pure_batchops.noise import signs
 from pure_batchops.rows import RowMap
 from pure_batchops.solvers.inverse import rows_of
+from pure_batchops.tracing import raise_or_nan
 from pure_batchops.types import Batch, Buffers, Operation, Params
+
+
+ROUNDINGS_WIDE, ROUNDINGS_APART = 4, 30
+"""The least width, and the least spacing of a grid, in units of the rounding of the largest eigenvalue."""
 
 
 class SpectralDensity(NamedTuple):
@@ -63,7 +68,8 @@ def spectral_density(
     Raises:
         TypeError: if op is not a function, or an option is not a number.
         ValueError: if samples or points are fewer than 2, steps or chunk_size is not positive, or width is not positive
-            and finite.
+            and finite. The function that is returned raises it for params without numbers, and for a width below the
+            rounding of eigenvalues; under torch.vmap and torch.compile the density is NaN instead.
 
     Examples:
         >>> from pure_batchops import hessian
@@ -87,8 +93,11 @@ def spectral_density(
 
     def density(params: Params, buffers: Buffers, batch: Batch) -> SpectralDensity:
         matrix = rows_of(op, params, buffers, batch)
+        if matrix.size == 0:
+            msg = "params must hold numbers for a spectral density, got 0 numbers; is everything frozen?"
+            raise ValueError(msg)
         values, weights = _quadrature(matrix, samples, min(steps, matrix.size), seed, chunk_size)
-        sigma = _width(values, matrix.eps) if width is None else width * torch.ones_like(values[0, 0])
+        sigma = _width(values, matrix, points) if width is None else _checked(width, values, matrix, points)
         low, high = values.min() - 6 * sigma, values.max() + 6 * sigma
         places = torch.arange(-0.5, points, dtype=values.dtype, device=values.device) / (points - 1)
         edges = low + (high - low) * places  # of the cells around the points of the grid
@@ -114,7 +123,28 @@ def _quadrature(matrix: RowMap, samples: int, steps: int, seed: int | Tensor, ch
     return values.double(), weights.double()  # sums of Gaussians need more than single precision
 
 
-def _width(values: Tensor, eps: float) -> Tensor:
+def _width(values: Tensor, matrix: RowMap, points: int) -> Tensor:
     """A hundredth of the span of the values. If they are equal up to rounding, a hundredth of their size, or of one."""
     span, size = values.max() - values.min(), values.abs().max()
-    return torch.where(span > eps**0.5 * size, span, torch.where(size > 0, size, 1.0)) / 100
+    wide = torch.where(span > matrix.eps**0.5 * size, span, torch.where(size > 0, size, 1.0)) / 100
+    return torch.maximum(wide, _least(values, matrix, points))
+
+
+def _least(values: Tensor, matrix: RowMap, points: int) -> Tensor:
+    """The least width that the rounding allows: of the eigenvalues, and of a grid whose points must not fall together."""
+    span, size = values.max() - values.min(), values.abs().max()
+    spacing = ROUNDINGS_APART * torch.finfo(matrix.like.dtype).eps * size
+    return torch.maximum(ROUNDINGS_WIDE * matrix.eps * size, ((points - 1) * spacing - span) / 12)
+
+
+def _checked(width: float | Tensor, values: Tensor, matrix: RowMap, points: int) -> Tensor:
+    sigma, least = width * torch.ones_like(values[0, 0]), _least(values, matrix, points).detach()
+
+    def error(_: Tensor) -> Exception:
+        return ValueError(
+            f"width must be at least {float(least):.2g}, which the rounding of eigenvalues of up to "
+            f"{float(values.detach().abs().max()):.2g} allows for {points} points, got {float(sigma.detach()):.2g}; use params in "
+            "float64, or fewer points"
+        )
+
+    return raise_or_nan(~(sigma < least), sigma, error)

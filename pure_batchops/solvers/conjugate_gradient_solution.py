@@ -69,6 +69,6 @@ def conjugate_gradient_solution(
         rows = form.rows()
         solve, _ = solve_at(params, buffers, batch)
         x, *facts = solve(finite(rows))
-        return Solution(form.of_rows(x.to(rows.dtype)), *(fact[0] if form.vectors is None else fact for fact in facts))
+        return Solution(form.of_rows(x.to(rows.dtype)), *(fact[0] if form.vectors is None else fact for fact in facts[:4]))
 
     return solution

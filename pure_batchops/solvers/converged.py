@@ -20,6 +20,17 @@ def converged_rows(solve: Callable[[Tensor], RowSolution], tolerance: float, max
 
 def _not_converged(result: RowSolution, relative: Tensor, tolerance: float, max_steps: int, good: Tensor) -> Exception:
     bad, total = int((~good).sum()), f"of {len(good)} right-hand sides"
+    if result.bad_preconditioner.any():
+        return LinAlgError(
+            f"preconditioner must be positive definite for conjugate_gradient, got a product r -> P r with r·P r <= 0 for "
+            f"{int(result.bad_preconditioner.sum())} {total}; take nystroem(op, regularization, rank=...), or none"
+        )
+    if (result.drift > tolerance / 2).any():
+        return LinAlgError(
+            f"op must give the same product each time for conjugate_gradient, got two products with one vector that are "
+            f"{float(result.drift.max()):.3g} of v's norm apart; batches must be the same at every reading: no shuffling with "
+            "drop_last, no random samples or augmentations; list(batches) keeps them"
+        )
     if result.negative_curvature.any():
         return LinAlgError(
             f"m + regularization * I must be positive definite for conjugate_gradient, got a direction of no or negative "

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pure_batchops import tracing
 from pure_batchops.rows import RowFunction
-from pure_batchops.solvers.inverse import dots, plus, scales
+from pure_batchops.solvers.inverse import dots, lengths, plus, scales
 
 
 class RowSolution(NamedTuple):
@@ -19,6 +19,8 @@ class RowSolution(NamedTuple):
         steps: the products.
         converged: whether the residual is small enough.
         negative_curvature: whether the matrix was seen not to be positive definite.
+        bad_preconditioner: whether the preconditioner was.
+        drift: how far two products with x are apart, relative to v. It is read where x is not good enough.
     """
 
     solution: Tensor
@@ -26,6 +28,8 @@ class RowSolution(NamedTuple):
     steps: Tensor
     converged: Tensor
     negative_curvature: Tensor
+    bad_preconditioner: Tensor
+    drift: Tensor
 
 
 class _State(NamedTuple):
@@ -36,6 +40,7 @@ class _State(NamedTuple):
     active: Tensor
     steps: Tensor
     negative_curvature: Tensor
+    bad_preconditioner: Tensor
 
 
 def solved(
@@ -78,9 +83,13 @@ def solved(
             break
         # Aim at half the tolerance: the recursive residual drifts away from the true one.
         state = _stepped(state, lambda vectors: multiply(vectors).detach(), precondition, goals / 2)
-    residual = rows - multiply(state.x)
-    norms = dots(residual, residual).sqrt()
-    return RowSolution(state.x * scale, norms * scale[:, 0], state.steps, norms <= goals, state.negative_curvature)
+    image = multiply(state.x)
+    norms = lengths(rows - image)
+    converged, drift = norms <= goals, torch.zeros_like(norms)
+    if tracing.readable(converged.all()) is False:
+        drift = lengths(multiply(state.x) - image).detach() / lengths(rows)
+    facts = state.steps, converged, state.negative_curvature, state.bad_preconditioner, drift
+    return RowSolution(state.x * scale, norms * scale[:, 0], *facts)
 
 
 def _started(rows: Tensor, preconditioned: Tensor, goals: Tensor, regularization: float | Tensor) -> _State:
@@ -88,7 +97,9 @@ def _started(rows: Tensor, preconditioned: Tensor, goals: Tensor, regularization
     if isinstance(regularization, Tensor):
         x = x * regularization  # NaN where λ is: no step is taken there
     count = torch.zeros_like(goals)
-    return _State(x, rows, preconditioned, dots(rows, preconditioned), goals > 0, count.to(torch.int64), count.to(torch.bool))
+    descent = dots(rows, preconditioned)
+    bad = (goals > 0) & ~(descent > 0)
+    return _State(x, rows, preconditioned, descent, (goals > 0) & ~bad, count.to(torch.int64), count.to(torch.bool), bad)
 
 
 def _stepped(state: _State, multiply: RowFunction, precondition: RowFunction, goals: Tensor) -> _State:
@@ -101,6 +112,8 @@ def _stepped(state: _State, multiply: RowFunction, precondition: RowFunction, go
     left = active & ~(square.sqrt() <= goals)
     preconditioned = precondition(residual)
     descent = square if preconditioned is residual else dots(residual, preconditioned)
+    bad = left & ~(descent > 0)
+    left = left & ~bad
     turn = torch.where(left, descent / torch.where(left, state.descent, 1), 0)
     return _State(
         torch.addcmul(state.x, length[:, None], state.direction),
@@ -110,6 +123,7 @@ def _stepped(state: _State, multiply: RowFunction, precondition: RowFunction, go
         left,
         state.steps + state.active,
         state.negative_curvature | (state.active & (curvature <= 0)),
+        state.bad_preconditioner | bad,
     )
 
 
