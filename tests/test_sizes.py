@@ -1,4 +1,4 @@
-"""Right at any size that the dtype can hold: squares of small numbers do not vanish, and squares of large ones do not overflow."""
+"""Right at any size that the dtype can hold: squares of small numbers do not vanish, those of large ones do not overflow."""
 
 import pytest
 import torch

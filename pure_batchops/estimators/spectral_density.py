@@ -10,15 +10,12 @@ from pure_batchops import checks
 from pure_batchops.averages.moments import moments, standard_error
 from pure_batchops.budget import spans
 from pure_batchops.estimators.lanczos import lanczos, ritz
+from pure_batchops.estimators.student import widening
+from pure_batchops.estimators.widths import checked_width, default_width
 from pure_batchops.noise import signs
 from pure_batchops.rows import RowMap
 from pure_batchops.solvers.inverse import rows_of
-from pure_batchops.tracing import raise_or_nan
 from pure_batchops.types import Batch, Buffers, Operation, Params
-
-
-ROUNDINGS_WIDE, ROUNDINGS_APART = 4, 30
-"""The least width, and the least spacing of a grid, in units of the rounding of the largest eigenvalue."""
 
 
 class SpectralDensity(NamedTuple):
@@ -27,7 +24,7 @@ class SpectralDensity(NamedTuple):
     Attributes:
         grid: t, `(points,)`, evenly spaced.
         density: φ(t), `(points,)`, not negative; its sum times the spacing of the grid is one.
-        standard_error: of the density, `(points,)`, from the differences between starts.
+        standard_error: of the density, `(points,)`, from the differences between starts, as wide as for `trace`.
     """
 
     grid: Tensor
@@ -97,7 +94,7 @@ def spectral_density(
             msg = "params must hold numbers for a spectral density, got 0 numbers; is everything frozen?"
             raise ValueError(msg)
         values, weights = _quadrature(matrix, samples, min(steps, matrix.size), seed, chunk_size)
-        sigma = _width(values, matrix, points) if width is None else _checked(width, values, matrix, points)
+        sigma = default_width(values, matrix, points) if width is None else checked_width(width, values, matrix, points)
         low, high = values.min() - 6 * sigma, values.max() + 6 * sigma
         places = torch.arange(-0.5, points, dtype=values.dtype, device=values.device) / (points - 1)
         edges = low + (high - low) * places  # of the cells around the points of the grid
@@ -105,7 +102,9 @@ def spectral_density(
         masses = torch.einsum("sm,smp->sp", weights, below.diff().clamp(min=0))
         spread = moments(masses * (points - 1) / (high - low))
         grid = (edges[1:] + edges[:-1]) / 2
-        return SpectralDensity(*(part.to(matrix.like.dtype) for part in (grid, spread.mean, standard_error(spread))))
+        return SpectralDensity(
+            *(part.to(matrix.like.dtype) for part in (grid, spread.mean, standard_error(spread) * widening(samples - 1)))
+        )
 
     return density
 
@@ -121,30 +120,3 @@ def _quadrature(matrix: RowMap, samples: int, steps: int, seed: int | Tensor, ch
     rules = [rule(*span) for span in spans(samples, steps * matrix.size, chunk_size)]
     values, weights = (torch.cat(parts) for parts in zip(*rules, strict=True))
     return values.double(), weights.double()  # sums of Gaussians need more than single precision
-
-
-def _width(values: Tensor, matrix: RowMap, points: int) -> Tensor:
-    """A hundredth of the span of the values. If they are equal up to rounding, a hundredth of their size, or of one."""
-    span, size = values.max() - values.min(), values.abs().max()
-    wide = torch.where(span > matrix.eps**0.5 * size, span, torch.where(size > 0, size, 1.0)) / 100
-    return torch.maximum(wide, _least(values, matrix, points))
-
-
-def _least(values: Tensor, matrix: RowMap, points: int) -> Tensor:
-    """The least width that the rounding allows: of the eigenvalues, and of a grid whose points must not fall together."""
-    span, size = values.max() - values.min(), values.abs().max()
-    spacing = ROUNDINGS_APART * torch.finfo(matrix.like.dtype).eps * size
-    return torch.maximum(ROUNDINGS_WIDE * matrix.eps * size, ((points - 1) * spacing - span) / 12)
-
-
-def _checked(width: float | Tensor, values: Tensor, matrix: RowMap, points: int) -> Tensor:
-    sigma, least = width * torch.ones_like(values[0, 0]), _least(values, matrix, points).detach()
-
-    def error(_: Tensor) -> Exception:
-        return ValueError(
-            f"width must be at least {float(least):.2g}, which the rounding of eigenvalues of up to "
-            f"{float(values.detach().abs().max()):.2g} allows for {points} points, got {float(sigma.detach()):.2g}; use params in "
-            "float64, or fewer points"
-        )
-
-    return raise_or_nan(~(sigma < least), sigma, error)

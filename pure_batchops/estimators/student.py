@@ -7,7 +7,7 @@ TWO_ERRORS = math.erf(2**0.5)
 
 
 def widening(freedom: int) -> float:
-    """t / 2, where a number of Student's t of so many degrees of freedom lies within ±t as often as a normal one within ±2.
+    """T / 2, where a number of Student's t of so many degrees of freedom lies within ±t as often as a normal one within ±2.
 
     An estimate ± two errors that are wider by this factor holds the truth in 95 % of cases, however few numbers it is from.
     For one and two degrees of freedom the formula is exact, for more it is right to 1 %.

@@ -68,7 +68,7 @@ def _solution(permutation: Tensor, lower: Tensor, upper: Tensor, scale: Tensor, 
 
 
 def _condition(matrix: Tensor, solve: RowFunction) -> Tensor:
-    """About ‖A‖ ‖A⁻¹‖, the second from what random rows become. A row of a few may miss the worst direction, not all of them."""
+    """About ‖A‖ ‖A⁻¹‖, the second from what random rows become: one may miss the worst direction, but not all."""
     rows = normal(0, (PROBES, len(matrix)), matrix)
     growth = (lengths(solve(rows).detach()) / lengths(rows)).max() if rows.numel() else rows.sum()
     return growth * lengths(matrix.reshape(1, -1))[0] * len(matrix) ** 0.5
@@ -84,7 +84,7 @@ def _solved(matrix: Tensor, solve: RowFunction, condition: Tensor, rows: Tensor)
 
 def _singular(condition: Tensor, good: Tensor) -> Exception:
     return LinAlgError(
-        f"m + regularization * I must be invertible, got a matrix that is singular to working precision (a condition number of "
-        f"about {float(condition):.2g}): {int((~good).sum())} of {len(good)} right-hand sides have no accurate solution; raise "
-        "regularization, or use params in float64"
+        f"m + regularization * I must be invertible, got a matrix that is singular to working precision (condition number "
+        f"about {float(condition):.2g}): {int((~good).sum())} of {len(good)} right-hand sides have no accurate solution; "
+        "raise regularization, or use params in float64"
     )
