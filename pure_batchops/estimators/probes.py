@@ -1,6 +1,7 @@
 """Estimates from products with random signs: of the whole matrix, or of what a sketch of it leaves over."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -104,10 +105,10 @@ def _probed(
     drawn: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> tuple[Estimate, Tensor]:
     """The mean over the probes of A / scale, and the scale: that of the first chunk, if it is not given."""
-    total: Moments | None = None
+    parts: list[Moments] = []
     for z, left, image in probes:
         scale = scales(image.reshape(1, -1))[0, 0] if scale is None else scale
-        numbers = moments(drawn(z, left, image / scale))
-        total = numbers if total is None else merged(total, numbers)
+        parts = [reduce(merged, [*parts, moments(drawn(z, left, image / scale))])]
+    (total,) = parts
     error = standard_error(total) * widening(int(total.weight) - 1)
-    return Estimate(total.mean, error), scale
+    return Estimate(total.mean, error), torch.as_tensor(scale)
