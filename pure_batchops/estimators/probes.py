@@ -30,7 +30,7 @@ def estimator(
     chunk_size: int | None,
     exact: Callable[[Tensor, Tensor], Tensor],
     drawn: Callable[[Tensor, Tensor, Tensor], Tensor],
-    finished: Callable[[Estimate], Estimate] = Estimate._make,
+    finished: Callable[[Estimate], Estimate] | None = None,
 ) -> Estimator:
     """The estimator of a number with an exact part, from A Q Qᵀ, and a part sampled by probes, from A P, P = I − Q Qᵀ.
 
@@ -76,8 +76,9 @@ def estimator(
     return estimate
 
 
-def _scaled(estimate: Estimate, scale: Tensor, finished: Callable[[Estimate], Estimate]) -> Estimate:
-    return Estimate(*(part * scale for part in finished(estimate)))
+def _scaled(estimate: Estimate, scale: Tensor, finished: Callable[[Estimate], Estimate] | None) -> Estimate:
+    value, error = estimate if finished is None else finished(estimate)
+    return Estimate(value * scale, error * scale)
 
 
 def _basis(matrix: RowMap, samples: int, seed: int | Tensor) -> Tensor:
