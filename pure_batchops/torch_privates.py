@@ -49,6 +49,18 @@ def unwrapped(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether a transform of torch.func holds a tensor."""
+    # Since torch 2.0, as `unwrapped`. Without them `test_implicit` fails for what a loss closes over.
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))  # noqa: SLF001
+
+
+def unwrapped_once(tensor: Tensor) -> Tensor:
+    """The tensor one level of torch.func further out."""
+    inner: Tensor = torch._C._functorch.get_unwrapped(tensor)  # noqa: SLF001
+    return inner
+
+
 def in_forward_mode() -> bool:
     """Whether a level of forward-mode autograd is open."""
     # `forward_ad._current_level` exists since torch 1.8. Without it the answer is False: a caller who pushes duals through an

@@ -64,6 +64,17 @@ def requires_grad(tree: Tree) -> bool:
     return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves(tree))
 
 
+def is_recorded(tensor: Tensor) -> bool:
+    """Whether reverse mode at any level, of a transform or of plain autograd, records a tensor."""
+    return tensor.requires_grad or (torch_privates.is_wrapped(tensor) and is_recorded(torch_privates.unwrapped_once(tensor)))
+
+
+def differentiating_levels(*kinds: str) -> int:
+    """How many transforms differentiate: by reverse mode, "Grad", or forward mode, "Jvp", or both. One if nobody can tell."""
+    levels = None if compiling() else torch_privates.transforms()
+    return 1 if levels is None else sum(level.key().name in (kinds or ("Grad", "Jvp")) for level in levels)
+
+
 @contextmanager
 def only_torch_func() -> Generator[None, None, None]:
     """Turn every fast path of plain autograd off, in this thread, for the `with` block."""

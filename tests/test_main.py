@@ -204,5 +204,5 @@ def test_scores_are_those_of_the_definition():
     torch.testing.assert_close(scores["self-influence, direct"], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(scores["self-influence, nystroem"], expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(scores["self-influence, conjugate-gradient"], expected, rtol=1e-2, atol=1e-2)
-    assert torch.corrcoef(torch.stack([scores["self-influence, lissa"], expected]))[0, 1] > 0.8  # cut off after 50 steps
+    assert torch.corrcoef(torch.stack([scores["self-influence, lissa"], expected]))[0, 1] > 0.8  # cut off after 300 steps
     torch.testing.assert_close(scores["gradient norm"], rows.norm(dim=1))

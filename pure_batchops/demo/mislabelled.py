@@ -87,7 +87,7 @@ def inverses(loss: pb.SampleLosses) -> dict[str, pb.Operation]:
         "inverse-harmonic-mean": pb.averaged(pb.inverse_harmonic_mean(loss, REGULARIZATION)),
         "nystroem": near,
         "conjugate-gradient": pb.conjugate_gradient(mean, REGULARIZATION, tolerance=1e-3, preconditioner=near),
-        "lissa": pb.lissa(mean, REGULARIZATION, depth=50),
+        "lissa": pb.lissa(mean, REGULARIZATION, scale=10.0, depth=300),
         "direct": pb.direct(mean, REGULARIZATION),
     }
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pure_batchops.estimators.linear_operator import numbers, operator_of, scipy_linalg
 from pure_batchops.rows import RowMap
+from pure_batchops.solvers.inverse import LinAlgError, scales
 
 _ENDS = {"largest": "LA", "smallest": "SA", "both": "BE"}
 
@@ -28,10 +29,13 @@ def arpack(
     basis_size = max(k + 1, basis_size or max(2 * k + 1, 20))
     if basis_size >= matrix.size:
         return _dense(matrix)
-    if not numbers(matrix.multiply(start[None])).any():  # the zero matrix, which ARPACK refuses
+    image = matrix.multiply(start[None])
+    if not numbers(image).any():  # the zero matrix, which ARPACK refuses
         return start.new_zeros(k), torch.eye(k, matrix.size, dtype=start.dtype, device=start.device)
+    scale = scales(image)  # ARPACK takes eigenvalues below 1e-5, in single precision, for zero
+    scaled = matrix._replace(multiply=lambda rows: matrix.multiply(rows) / scale)
     values, columns = scipy_linalg().eigsh(
-        operator_of(matrix),
+        operator_of(scaled),
         k,
         which="LA" if k == 1 and which == "both" else _ENDS[which],  # ARPACK has no two ends of one
         v0=numbers(start),
@@ -39,7 +43,18 @@ def arpack(
         tol=tolerance,
     )
     order = values.argsort()
-    return torch.as_tensor(values[order]).to(start), torch.as_tensor(columns.T[order]).to(start)
+    return torch.as_tensor(values[order]).to(start) * scale[0], _orthonormal(torch.as_tensor(columns.T[order]).to(start))
+
+
+def _orthonormal(vectors: Tensor) -> Tensor:
+    off = torch.linalg.matrix_norm(vectors @ vectors.mT - torch.eye(len(vectors), dtype=vectors.dtype, device=vectors.device))
+    if off > torch.finfo(vectors.dtype).eps ** 0.5:
+        msg = (
+            f"the vectors of scipy must be orthonormal, got {float(off):.2g} beside one: with so few steps it gives a "
+            "vector twice where an eigenvalue is repeated; raise steps, or use method='lanczos'"
+        )
+        raise LinAlgError(msg)
+    return vectors
 
 
 def _dense(matrix: RowMap) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,8 @@ def diagonal(
 
     Returns:
         `estimate(params, buffers, batch) -> Estimate(value, standard_error)`, both flat, `(D,)`, in the order of params and in
-        their precision, at least single (`unflatten` makes a tree). Unbiased, for any square matrix.
+        their precision, at least single (`unflatten` makes a tree). Unbiased, for any square matrix; for the error see
+        `trace`.
 
     Raises:
         TypeError: if op is not a function, or samples, seed or chunk_size is not a whole number.

@@ -11,7 +11,7 @@ from pure_batchops.estimators.arpack import arpack
 from pure_batchops.estimators.krylov import ends, krylov
 from pure_batchops.estimators.lanczos import directions
 from pure_batchops.estimators.linear_operator import scipy_linalg
-from pure_batchops.solvers.inverse import rows_of
+from pure_batchops.solvers.inverse import lengths, rows_of
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
 
@@ -68,6 +68,7 @@ def eigenpairs(
             0 and 1. The function that is returned raises it if k is larger than D, or if scipy meets torch.vmap or
             torch.compile.
         ModuleNotFoundError: if method is `"scipy"` and scipy is not installed.
+        torch.linalg.LinAlgError: if scipy gives an eigenvector twice, which it does for repeated eigenvalues and few steps.
         ArpackNoConvergence: of scipy's, from the function that is returned, if it stops before it has converged, which it
             does for eigenvalues near zero beside large ones.
 
@@ -107,6 +108,6 @@ def eigenpairs(
             places = ends(len(values), k, which)
             values, vectors = values[places], vectors[places]
         vectors = torch.where(vectors @ start < 0, -1, 1)[:, None] * vectors
-        return Eigenpairs(values, vectors, (matrix.multiply(vectors) - values[:, None] * vectors).norm(dim=1))
+        return Eigenpairs(values, vectors, lengths(matrix.multiply(vectors) - values[:, None] * vectors))
 
     return pairs

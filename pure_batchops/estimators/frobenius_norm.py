@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pure_batchops.estimators.probes import Estimator, estimator
-from pure_batchops.types import Batch, Buffers, Estimate, Operation, Params
+from pure_batchops.types import Estimate, Operation
 
 
 def frobenius_norm(
@@ -24,7 +24,7 @@ def frobenius_norm(
 
     Returns:
         `estimate(params, buffers, batch) -> Estimate(value, standard_error)`, two numbers in the precision of params, at
-        least single; the error is the error of the square, divided by 2‖A‖.
+        least single; the error is the error of the square, divided by 2‖A‖; see `trace`.
 
     Raises:
         TypeError: if op is not a function, or samples, seed or chunk_size is not a whole number.
@@ -36,7 +36,7 @@ def frobenius_norm(
         >>> frobenius_norm(op, samples=2)(torch.zeros(2), {}, torch.tensor([[3.0**0.5, 2.0]])).value
         tensor(5.)
     """
-    squared = estimator(
+    return estimator(
         op,
         samples,
         seed,
@@ -44,11 +44,10 @@ def frobenius_norm(
         chunk_size,
         exact=lambda _, image: image.square().sum(),
         drawn=lambda _, __, product: product.square().sum(1),
+        finished=_rooted,
     )
 
-    def estimate(params: Params, buffers: Buffers, batch: Batch) -> Estimate:
-        value, error = squared(params, buffers, batch)
-        norm = value.sqrt()
-        return Estimate(norm, torch.where(norm > 0, error / (2 * norm), 0.0))
 
-    return estimate
+def _rooted(square: Estimate) -> Estimate:
+    norm = square.value.sqrt()
+    return Estimate(norm, torch.where(norm > 0, square.standard_error / (2 * norm), 0.0))

@@ -10,6 +10,7 @@ from torch import Tensor
 from pure_batchops import tracing
 from pure_batchops.noise import uniform
 from pure_batchops.rows import RowMap
+from pure_batchops.solvers.inverse import lengths, scales
 
 Stop = Callable[[list[Tensor], list[Tensor]], bool]
 """`(α, β) -> whether to stop`, from the diagonal and the off-diagonal of T so far."""
@@ -74,9 +75,10 @@ def tridiagonal(diagonal: list[Tensor], beside: list[Tensor], basis: Tensor) -> 
 
 def ritz(matrix: Tridiagonal) -> tuple[Tensor, Tensor]:
     """The eigenvalues of T, ascending, `(S, m)`, and its eigenvectors as columns, `(S, m, m)`."""
-    off = torch.diag_embed(matrix.beside, 1)
-    values, vectors = torch.linalg.eigh(torch.diag_embed(matrix.diagonal) + off + off.mT)
-    return values, vectors
+    scale = scales(torch.cat([matrix.diagonal, matrix.beside], 1))
+    off = torch.diag_embed(matrix.beside / scale, 1)
+    values, vectors = torch.linalg.eigh(torch.diag_embed(matrix.diagonal / scale) + off + off.mT)
+    return values * scale, vectors
 
 
 def directions(matrix: RowMap, rows: int, seed: int | Tensor, *, start: int = 0) -> Tensor:
@@ -94,15 +96,15 @@ def _grown(blocks: list[Tensor], block: Tensor) -> list[Tensor]:
 
 def _next(image: Tensor, basis: list[Tensor], noise: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     """The part of the image that is new, as a unit row, and its length β; noise and zero if nothing is new."""
-    left = _orthogonal(_orthogonal(image, basis), basis)
+    size = lengths(image)
+    left = _orthogonal(_orthogonal(image / torch.where(size > 0, size, 1)[:, None], basis), basis)
     length = left.norm(dim=1)
-    rounding = 10 * torch.finfo(image.dtype).eps * image.shape[1] ** 0.5
-    used_up = length <= rounding * image.norm(dim=1)
+    used_up = length <= 10 * torch.finfo(image.dtype).eps * image.shape[1] ** 0.5
     if tracing.readable(used_up.any()) is False:
-        return left / length[:, None], length
+        return left / length[:, None], length * size
     other = _unit(_orthogonal(_unit(_orthogonal(noise(), basis)), basis))
     row = torch.where(used_up[:, None], other, left / torch.where(used_up, 1, length)[:, None])
-    return row, torch.where(used_up, 0, length)
+    return row, torch.where(used_up, 0, length * size)
 
 
 def _orthogonal(rows: Tensor, basis: list[Tensor]) -> Tensor:

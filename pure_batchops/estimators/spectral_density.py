@@ -10,6 +10,8 @@ from pure_batchops import checks
 from pure_batchops.averages.moments import moments, standard_error
 from pure_batchops.budget import spans
 from pure_batchops.estimators.lanczos import lanczos, ritz
+from pure_batchops.estimators.student import widening
+from pure_batchops.estimators.widths import checked_width, default_width
 from pure_batchops.noise import signs
 from pure_batchops.rows import RowMap
 from pure_batchops.solvers.inverse import rows_of
@@ -22,7 +24,7 @@ class SpectralDensity(NamedTuple):
     Attributes:
         grid: t, `(points,)`, evenly spaced.
         density: φ(t), `(points,)`, not negative; its sum times the spacing of the grid is one.
-        standard_error: of the density, `(points,)`, from the differences between starts.
+        standard_error: of the density, `(points,)`, from the differences between starts, as wide as for `trace`.
     """
 
     grid: Tensor
@@ -63,7 +65,8 @@ def spectral_density(
     Raises:
         TypeError: if op is not a function, or an option is not a number.
         ValueError: if samples or points are fewer than 2, steps or chunk_size is not positive, or width is not positive
-            and finite.
+            and finite. The function that is returned raises it for params without numbers, and for a width below the
+            rounding of eigenvalues; under torch.vmap and torch.compile the density is NaN instead.
 
     Examples:
         >>> from pure_batchops import hessian
@@ -87,8 +90,11 @@ def spectral_density(
 
     def density(params: Params, buffers: Buffers, batch: Batch) -> SpectralDensity:
         matrix = rows_of(op, params, buffers, batch)
+        if matrix.size == 0:
+            msg = "params must hold numbers for a spectral density, got 0 numbers; is everything frozen?"
+            raise ValueError(msg)
         values, weights = _quadrature(matrix, samples, min(steps, matrix.size), seed, chunk_size)
-        sigma = _width(values, matrix.eps) if width is None else width * torch.ones_like(values[0, 0])
+        sigma = default_width(values, matrix, points) if width is None else checked_width(width, values, matrix, points)
         low, high = values.min() - 6 * sigma, values.max() + 6 * sigma
         places = torch.arange(-0.5, points, dtype=values.dtype, device=values.device) / (points - 1)
         edges = low + (high - low) * places  # of the cells around the points of the grid
@@ -96,7 +102,9 @@ def spectral_density(
         masses = torch.einsum("sm,smp->sp", weights, below.diff().clamp(min=0))
         spread = moments(masses * (points - 1) / (high - low))
         grid = (edges[1:] + edges[:-1]) / 2
-        return SpectralDensity(*(part.to(matrix.like.dtype) for part in (grid, spread.mean, standard_error(spread))))
+        return SpectralDensity(
+            *(part.to(matrix.like.dtype) for part in (grid, spread.mean, standard_error(spread) * widening(samples - 1)))
+        )
 
     return density
 
@@ -112,9 +120,3 @@ def _quadrature(matrix: RowMap, samples: int, steps: int, seed: int | Tensor, ch
     rules = [rule(*span) for span in spans(samples, steps * matrix.size, chunk_size)]
     values, weights = (torch.cat(parts) for parts in zip(*rules, strict=True))
     return values.double(), weights.double()  # sums of Gaussians need more than single precision
-
-
-def _width(values: Tensor, eps: float) -> Tensor:
-    """A hundredth of the span of the values. If they are equal up to rounding, a hundredth of their size, or of one."""
-    span, size = values.max() - values.min(), values.abs().max()
-    return torch.where(span > eps**0.5 * size, span, torch.where(size > 0, size, 1.0)) / 100

@@ -5,9 +5,9 @@ from functools import partial
 from torch import Tensor
 
 from pure_batchops.rows import RowFunction
-from pure_batchops.solvers.inverse import LinAlgError, dots, operation_on_rows
-from pure_batchops.solvers.steps import RowSolution, Solve, solver
-from pure_batchops.tracing import raise_or_nan
+from pure_batchops.solvers.converged import converged_rows
+from pure_batchops.solvers.inverse import operation_on_rows
+from pure_batchops.solvers.solver import solver
 from pure_batchops.types import Batch, Buffers, Operation, Params
 
 
@@ -32,7 +32,9 @@ def conjugate_gradient(
 
     Returns:
         `op(params, buffers, batch, v) -> x`, symmetric and positive definite to within the tolerance. Under vmap and
-        torch.compile, where no number can be read, rows that would have raised LinAlgError are NaN instead.
+        torch.compile, where no number can be read, rows that would have raised LinAlgError are NaN instead. Derivatives by v,
+        params, buffers, batch and regularization, of any order, solve the same equation again; op must be symmetric. The
+        preconditioner is a constant for them. Forward mode inside forward mode is refused; compiled, derivatives are NaN.
 
     Raises:
         TypeError: if op or preconditioner is not a function, or an option is not a number.
@@ -55,30 +57,6 @@ def conjugate_gradient(
     solve_at = solver(op, regularization, tolerance, max_steps, preconditioner)
 
     def at(params: Params, buffers: Buffers, batch: Batch) -> RowFunction:
-        return partial(_converged_rows, *solve_at(params, buffers, batch), max_steps)
+        return partial(converged_rows, *solve_at(params, buffers, batch), max_steps)
 
     return operation_on_rows(at)
-
-
-def _converged_rows(solve: Solve, tolerance: float, max_steps: int, rows: Tensor) -> Tensor:
-    result = solve(rows)
-    relative = result.residual_norms / dots(rows, rows).sqrt()
-    error = partial(_not_converged, result, relative, tolerance, max_steps)
-    return raise_or_nan(result.converged, result.solution, error)
-
-
-def _not_converged(result: RowSolution, relative: Tensor, tolerance: float, max_steps: int, good: Tensor) -> Exception:
-    bad, total = int((~good).sum()), f"of {len(good)} right-hand sides"
-    if result.negative_curvature.any():
-        return LinAlgError(
-            f"m + regularization * I must be positive definite for conjugate_gradient, got a direction of no or negative "
-            f"curvature for {int(result.negative_curvature.sum())} {total}; raise regularization above the size of the most "
-            "negative eigenvalue, or use gauss_newton or generalized_gauss_newton instead of hessian"
-        )
-    return LinAlgError(
-        f"conjugate_gradient must reach residuals of {tolerance:.3g} of v's norm, got up to "
-        f"{float(relative[~good].max()):.3g} for {bad} {total} in {int(result.steps.max())} of at most {max_steps} "
-        "steps; raise max_steps, tolerance or regularization, give a preconditioner, or use params of a higher precision "
-        "(residuals end near the rounding of params times the condition number: 1e-7 times in float32, 1e-3 in float16, "
-        "1e-2 in bfloat16); conjugate_gradient_solution returns what was found"
-    )

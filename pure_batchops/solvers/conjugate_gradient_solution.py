@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pure_batchops.rows import width
 from pure_batchops.solvers.inverse import finite
-from pure_batchops.solvers.steps import solver
+from pure_batchops.solvers.solver import solver
 from pure_batchops.types import Batch, Buffers, Operation, Params, Vector
 from pure_batchops.vectors import vector_form
 
@@ -69,6 +69,6 @@ def conjugate_gradient_solution(
         rows = form.rows()
         solve, _ = solve_at(params, buffers, batch)
         x, *facts = solve(finite(rows))
-        return Solution(form.of_rows(x.to(rows.dtype)), *(fact[0] if form.vectors is None else fact for fact in facts))
+        return Solution(form.of_rows(x.to(rows.dtype)), *(fact[0] if form.vectors is None else fact for fact in facts[:4]))
 
     return solution

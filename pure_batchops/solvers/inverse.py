@@ -68,6 +68,26 @@ def dots(one: Tensor, other: Tensor) -> Tensor:
     return torch.bmm(one[:, None], other[:, :, None]).flatten()
 
 
+def scales(rows: Tensor) -> Tensor:
+    """A power of two near the largest number of each row, `(K, 1)`, or one. Divide a row by it before its numbers are squared.
+
+    The square of a number below 1e-19 is no longer exact in single precision, and below 1e-23 it is zero.
+
+    Returns:
+        A constant for everyone who differentiates.
+    """
+    if rows.shape[1] == 0:
+        return torch.ones_like(rows.sum(1, keepdim=True))
+    most = rows.detach().abs().amax(1, keepdim=True)
+    return torch.where((most > 0) & most.isfinite(), most.log2().floor().exp2(), 1)
+
+
+def lengths(rows: Tensor) -> Tensor:
+    """‖row‖, `(K,)`, right for any size that the dtype can hold."""
+    scale = scales(rows)
+    return torch.linalg.vector_norm(rows / scale, dim=1) * scale[:, 0]
+
+
 def plus(one: Tensor, scale: float | Tensor, other: Tensor) -> Tensor:
     """One + scale · other, without a copy of the product where scale is a number."""
     return one + scale * other if isinstance(scale, Tensor) else torch.add(one, other, alpha=scale)

@@ -2,22 +2,23 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial, reduce
-from itertools import islice, repeat
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from pure_batchops import checks
-from pure_batchops.noise import normal
 from pure_batchops.rows import RowFunction, row_map, width
-from pure_batchops.solvers.inverse import LinAlgError, dots, operation_on_rows, rows_of
+from pure_batchops.solvers.inverse import LinAlgError, lengths, operation_on_rows, rows_of
+from pure_batchops.solvers.largest import largest
 from pure_batchops.streams import reiterable
 from pure_batchops.tracing import raise_or_nan
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import device_of, leaves
 from pure_batchops.types import Batch, Buffers, Operation, Params, Term, Vector
 
-POWER_STEPS = 10
+RESIDUAL = 0.1
+"""The largest ‖v − (m + λI) x‖ / ‖v‖ that is accepted where the scale is not the caller's."""
 
 
 def lissa(
@@ -26,14 +27,15 @@ def lissa(
     """The inverse (m + λI)⁻¹ by the recursion h ← v + (1 − λ/σ) h − m(b) h / σ over batches b, from h = v; x = h / σ.
 
     The recursion is a power series that ends after d steps. For a single batch, its relative error is (I − (m + λI)/σ)ᵈ⁺¹.
-    Over several batches it is also random; a larger σ makes it less so.
+    Over several batches it is also random; a larger σ makes it less so. At the default σ one more pass measures the error.
 
     Args:
         op: any symmetric operation. With `averaged(op)` the steps take one batch after the other, weighed relative to the
             mean weight. With an operation on one batch each step takes that batch.
         regularization: λ ≥ 0; or a 0-dim tensor, which may be vmapped.
         scale: σ, more than half of the largest eigenvalue of m(b) + λI of every batch. By default that eigenvalue, the
-            largest over the batches that the recursion takes, by ten steps of power iteration each.
+            largest over the batches that the recursion takes, by ten steps of power iteration each. With a σ that is named
+            the result is the recursion, and its error is not measured.
         depth: d, the steps.
         repeats: the number of recursions that are averaged; useful if the batches are shuffled each time.
 
@@ -45,7 +47,8 @@ def lissa(
         TypeError: if op is not a function, or an option is not a number.
         ValueError: if regularization is negative, or scale, depth or repeats not positive. The operation raises it for a
             v that is not finite, and for no batch.
-        torch.linalg.LinAlgError: by the operation, if the recursion diverges.
+        torch.linalg.LinAlgError: by the operation, if the recursion diverges, or leaves a residual of more than
+            0.1 ‖v‖ at the default scale.
 
     Examples:
         >>> from pure_batchops import hessian
@@ -78,7 +81,7 @@ def _solved(
     repeats: int,
     rows: Tensor,
 ) -> Tensor:
-    size = scale if scale is not None else regularization + _largest(islice(terms(), depth), rows)
+    size = scale if scale is not None else regularization + largest(islice(terms(), depth), rows)
 
     def step(h: Tensor, product: RowFunction) -> Tensor:
         return rows + (1 - regularization / size) * h - product(h) / size
@@ -86,8 +89,13 @@ def _solved(
     total = sum(reduce(step, _cycled(terms, depth), rows) for _ in range(repeats))
     mean = torch.as_tensor(total) / repeats
     # Steps that do not increase lengths give ‖h‖ ≤ (d + 1) ‖v‖.
-    bounded = dots(mean, mean).sqrt() <= 1.01 * (depth + 1) * dots(rows, rows).sqrt()
-    return raise_or_nan(bounded, mean / size, partial(_diverged, size))
+    bounded = lengths(mean) <= 1.01 * (depth + 1) * lengths(rows)
+    solution = raise_or_nan(bounded, mean / size, partial(_diverged, size))
+    if scale is not None:
+        return solution
+    products = [product(solution) for product in terms()]
+    residual = lengths((rows - regularization * solution - sum(products) / len(products)).detach()) / lengths(rows)
+    return raise_or_nan(~(residual > RESIDUAL), solution, partial(_inexact, size, residual))
 
 
 def _terms(op: Operation, params: Params, buffers: Buffers, batch: Batch) -> Callable[[], Iterable[RowFunction]]:
@@ -124,19 +132,13 @@ def _cycled(terms: Callable[[], Iterable[RowFunction]], depth: int) -> Iterator[
             yield product
 
 
-def _largest(terms: Iterable[RowFunction], like: Tensor) -> Tensor:
-    """The largest size of an eigenvalue of any of the maps, by power iteration from one random vector."""
-    start = normal(0, (1, like.shape[1]), like)
-
-    def powered(v: Tensor, product: RowFunction) -> Tensor:
-        image = product(v)
-        return image / dots(image, image).sqrt().clamp(min=torch.finfo(image.dtype).tiny)
-
-    def of_one(product: RowFunction) -> Tensor:
-        image = product(reduce(powered, repeat(product, POWER_STEPS), start))
-        return dots(image, image).sqrt()[0]
-
-    return reduce(torch.maximum, (of_one(product) for product in terms))
+def _inexact(scale: float | Tensor, residual: Tensor, good: Tensor) -> Exception:
+    return LinAlgError(
+        f"lissa must leave residuals of at most {RESIDUAL:g} of v's norm at its default scale, got up to "
+        f"{float(residual[~good].max()):.3g} for {int((~good).sum())} of {len(good)} right-hand sides with scale = "
+        f"{float(scale):.4g}; raise depth, or regularization; for batches that differ, name a scale several times larger "
+        "with a depth as many times larger (a scale that is named is not checked), or use conjugate_gradient"
+    )
 
 
 def _diverged(scale: float | Tensor, good: Tensor) -> Exception:

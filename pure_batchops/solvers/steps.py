@@ -1,22 +1,13 @@
 """The steps of conjugate gradients, on rows: K right-hand sides at once, and each stops by itself."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pure_batchops import checks, tracing
+from pure_batchops import tracing
 from pure_batchops.rows import RowFunction
-from pure_batchops.solvers.inverse import dots, plus, rows_of
-from pure_batchops.types import Batch, Buffers, Operation, Params
-
-TOLERANCE = 1e-5
-"""The default tolerance of residuals, relative to v, in float32 and float64."""
-
-ROUNDINGS = 4
-"""The default tolerance in half precision, in units of the rounding of the dtype."""
+from pure_batchops.solvers.inverse import dots, lengths, plus, scales
 
 
 class RowSolution(NamedTuple):
@@ -28,6 +19,8 @@ class RowSolution(NamedTuple):
         steps: the products.
         converged: whether the residual is small enough.
         negative_curvature: whether the matrix was seen not to be positive definite.
+        bad_preconditioner: whether the preconditioner was.
+        drift: how far two products with x are apart, relative to v. It is read where x is not good enough.
     """
 
     solution: Tensor
@@ -35,10 +28,8 @@ class RowSolution(NamedTuple):
     steps: Tensor
     converged: Tensor
     negative_curvature: Tensor
-
-
-Solve = Callable[[Tensor], RowSolution]
-"""`(K, D) -> RowSolution`."""
+    bad_preconditioner: Tensor
+    drift: Tensor
 
 
 class _State(NamedTuple):
@@ -49,62 +40,56 @@ class _State(NamedTuple):
     active: Tensor
     steps: Tensor
     negative_curvature: Tensor
+    bad_preconditioner: Tensor
 
 
-def solver(
-    op: Operation,
-    regularization: float | Tensor,
-    tolerance: float | None,
-    max_steps: int,
-    preconditioner: Operation | None,
-) -> Callable[[Params, Buffers, Batch], tuple[Solve, float]]:
-    """The options of conjugate gradients, checked, as a solver of rows.
-
-    Returns:
-        `solver(params, buffers, batch) -> (solve, tolerance)`.
-    """
-    checks.operation("op", op)
-    regularization = checks.not_negative("regularization", regularization)
-    max_steps = checks.whole("max_steps", max_steps)
-    if tolerance is not None:
-        tolerance = checks.fraction("tolerance", tolerance)
-    if preconditioner is not None:
-        checks.operation("preconditioner", preconditioner)
-
-    def solve_at(params: Params, buffers: Buffers, batch: Batch) -> tuple[Solve, float]:
-        matrix = rows_of(op, params, buffers, batch)
-        precondition = _unchanged if preconditioner is None else rows_of(preconditioner, params, buffers, batch).multiply
-        goal = tolerance or max(TOLERANCE, ROUNDINGS * matrix.eps)
-        return partial(_solved, matrix.multiply, regularization, precondition, goal, max_steps), goal
-
-    return solve_at
-
-
-def _unchanged(rows: Tensor) -> Tensor:
-    return rows
-
-
-def _solved(
+def solved(
     product: RowFunction,
     regularization: float | Tensor,
-    precondition: RowFunction,
+    preconditioner: RowFunction | None,
     tolerance: float,
     max_steps: int,
     rows: Tensor,
 ) -> RowSolution:
+    """What conjugate gradients find for (m + λI) x = v.
+
+    The solution is a constant for everyone who differentiates. Only the residual norms tell whether the product closes over a
+    tensor that somebody differentiates.
+
+    Args:
+        product: v ↦ m v.
+        regularization: λ.
+        preconditioner: v ↦ about (m + λI)⁻¹ v.
+        tolerance: of the residual, relative to v.
+        max_steps: the most products.
+        rows: v, `(K, D)`.
+
+    Returns:
+        What `RowSolution` says.
+    """
+
     def multiply(vectors: Tensor) -> Tensor:  # v → (m + λI) v
         return plus(product(vectors), regularization, vectors)
 
+    def precondition(vectors: Tensor) -> Tensor:
+        return vectors if preconditioner is None else preconditioner(vectors).detach()
+
+    scale = scales(rows)
+    rows = rows / scale
     goals = tolerance * dots(rows, rows).sqrt()
     state = _started(rows, precondition(rows), goals, regularization)
     for _ in range(max_steps):
         if tracing.readable(state.active.any()) is False:
             break
         # Aim at half the tolerance: the recursive residual drifts away from the true one.
-        state = _stepped(state, multiply, precondition, goals / 2)
-    residual = rows - multiply(state.x)
-    norms = dots(residual, residual).sqrt()
-    return RowSolution(state.x, norms, state.steps, norms <= goals, state.negative_curvature)
+        state = _stepped(state, lambda vectors: multiply(vectors).detach(), precondition, goals / 2)
+    image = multiply(state.x)
+    norms = lengths(rows - image)
+    converged, drift = norms <= goals, torch.zeros_like(norms)
+    if tracing.readable(converged.all()) is False:
+        drift = lengths(multiply(state.x) - image).detach() / lengths(rows)
+    facts = state.steps, converged, state.negative_curvature, state.bad_preconditioner, drift
+    return RowSolution(state.x * scale, norms * scale[:, 0], *facts)
 
 
 def _started(rows: Tensor, preconditioned: Tensor, goals: Tensor, regularization: float | Tensor) -> _State:
@@ -112,7 +97,9 @@ def _started(rows: Tensor, preconditioned: Tensor, goals: Tensor, regularization
     if isinstance(regularization, Tensor):
         x = x * regularization  # NaN where λ is: no step is taken there
     count = torch.zeros_like(goals)
-    return _State(x, rows, preconditioned, dots(rows, preconditioned), goals > 0, count.to(torch.int64), count.to(torch.bool))
+    descent = dots(rows, preconditioned)
+    bad = (goals > 0) & ~(descent > 0)
+    return _State(x, rows, preconditioned, descent, (goals > 0) & ~bad, count.to(torch.int64), count.to(torch.bool), bad)
 
 
 def _stepped(state: _State, multiply: RowFunction, precondition: RowFunction, goals: Tensor) -> _State:
@@ -125,6 +112,8 @@ def _stepped(state: _State, multiply: RowFunction, precondition: RowFunction, go
     left = active & ~(square.sqrt() <= goals)
     preconditioned = precondition(residual)
     descent = square if preconditioned is residual else dots(residual, preconditioned)
+    bad = left & ~(descent > 0)
+    left = left & ~bad
     turn = torch.where(left, descent / torch.where(left, state.descent, 1), 0)
     return _State(
         torch.addcmul(state.x, length[:, None], state.direction),
@@ -134,6 +123,7 @@ def _stepped(state: _State, multiply: RowFunction, precondition: RowFunction, go
         left,
         state.steps + state.active,
         state.negative_curvature | (state.active & (curvature <= 0)),
+        state.bad_preconditioner | bad,
     )
 
 
