@@ -73,6 +73,11 @@ def copied(tree: Tree) -> Tree:
     return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, tree)
 
 
+def doubled(tree: Tree) -> Tree:
+    """The tree in double precision."""
+    return tree_map(lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, tree)
+
+
 def vector(case: Point, salt: int, count: int | None = None) -> Tree:
     """A random tree like params, another one for each salt. With a count, it holds that many vectors on a leading axis."""
     generator = torch.Generator().manual_seed(case.seed + salt)

@@ -20,7 +20,7 @@ Order = Callable[[list[Any]], list[Any]]
 
 
 def forms(case: Case) -> bool:
-    """All forms of v must give one product, each in the form of its v: a tree, K trees, (D,) and (K, D), for K = 0, 1 and 7."""
+    """All forms of v must give one product, each in its form: a tree, K trees, (D,) and (K, D), for K = 0, 1 and 7."""
     many = vector(case, 1, MANY)
     v = row(many, 0)
     agree(_blank(product(case, v)), _blank(v), Tolerance(), "in the product of a tree (only its shape was looked at)")

@@ -61,7 +61,7 @@ def closed(case: LossCase) -> bool:
 
 
 def ensemble(case: LossCase) -> bool:
-    """The loss, and its gradient, under torch.vmap over an ensemble of params and buffers must be the loop over its members."""
+    """The loss and its gradient under torch.vmap over an ensemble of params and buffers must be the loop over its members."""
     each = states(case)
     params, buffers, along = stacked_state(case)
     expected = stacked([losses(case._replace(params=member, buffers=own)) for member, own in each])
