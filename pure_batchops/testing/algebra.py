@@ -70,7 +70,7 @@ def semi_definite(case: Case) -> bool:
 
 
 def split(case: Case) -> bool:
-    """The product of a batch must be the mean over its parts, weighted by their points, and no other if points repeat."""
+    """The product of a batch must be the mean over its parts, weighted by their points: m(batch) is a mean over samples."""
     tensors = [leaf for leaf in leaves(case.batch) if has_samples(leaf, case.batch_dim)]
     if not tensors or tensors[0].shape[case.batch_dim] < 2:
         return False
