@@ -5,23 +5,30 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from pure_batchops.batches import has_samples
+from pure_batchops.batches import has_samples, part
 from pure_batchops.testing.agreement import Tolerance, agree
 from pure_batchops.testing.case import Case, combined, product, vector
-from pure_batchops.testing.parts import cut
+from pure_batchops.testing.parts import cut, repeated
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import Tree
+
+_FEW = 5
+"""Points that are repeated often."""
 
 _STEPS = 24
 """Of Lanczos: the whole spectrum of a matrix of this size, the two ends of a larger one's."""
 
 
 def linear(case: Case) -> bool:
-    """The product must be linear in v: m(2u − 3w) = 2 m u − 3 m w, and m 0 = 0."""
+    """The product must be linear in v: m(2u − 3w) = 2 m u − 3 m w, m 0 = 0, and m(1000 u) = 1000 m u."""
     u, w = vector(case, 1), vector(case, 2)
-    agree(product(case, combined(2, u, -3, w)), combined(2, product(case, u), -3, product(case, w)), case.tolerance)
+    image = product(case, u)
+    agree(product(case, combined(2, u, -3, w)), combined(2, image, -3, product(case, w)), case.tolerance)
     zeros = map_leaves(torch.zeros_like, u)
     agree(product(case, zeros), zeros, Tolerance(), "for v = 0")
+    size = 30.0 if any(leaf.dtype == torch.float16 for leaf in leaves(u)) else 1000.0  # float16 ends at 65504
+    large = product(case, map_leaves(lambda leaf: size * leaf, u))
+    agree(map_leaves(lambda leaf: leaf / size, large), image, case.tolerance, f"for {size:g} u, divided by it")
     return True
 
 
@@ -71,12 +78,24 @@ def split(case: Case) -> bool:
     v = vector(case, 1)
     parts = cut(case.batch, case.batch_dim, case.seed)
     n = sum(points for _, points in parts)
-    products = [(product(case._replace(batch=part), v), points / n) for part, points in parts]
+    products = [(product(case._replace(batch=piece), v), points / n) for piece, points in parts]
     zeros = map_leaves(torch.zeros_like, v)
     mean = reduce(lambda total, pair: combined(1, total, pair[1], pair[0]), products, zeros)
     sizes = ", ".join(str(points) for _, points in parts)
-    agree(product(case, v), mean, case.tolerance, f"for parts of {sizes} points")
+    image = product(case, v)
+    agree(image, mean, case.tolerance, f"for parts of {sizes} points")
+    _repeated(case, v, image, n)
     return True
+
+
+def _repeated(case: Case, v: Tree, image: Tree, n: int) -> None:
+    """Check that nothing changes if each point is repeated, also so often that they are many and a multiple of five."""
+    few = min(n, _FEW)
+    first = part(case.batch, 0, few, case.batch_dim, n)
+    for batch, points, times in ((case.batch, n, 2), (first, few, 5 if few % 5 else 3)):
+        expected = image if points == n else product(case._replace(batch=batch), v)
+        longer = product(case._replace(batch=repeated(batch, case.batch_dim, times)), v)
+        agree(longer, expected, case.tolerance, f"for {points} points, each {times} times in a row")
 
 
 def _dot(one: Tree, other: Tree) -> Tensor:
@@ -90,8 +109,8 @@ def _column(tree: Tree) -> Tensor:
 
 def _tree(case: Case, column: Tensor) -> Tree:
     likes = leaves(case.params)
-    parts = column.split([like.numel() for like in likes])
-    return rebuilt(case.params, [part.reshape(like.shape).to(like) for part, like in zip(parts, likes, strict=True)])
+    pieces = column.split([like.numel() for like in likes])
+    return rebuilt(case.params, [piece.reshape(like.shape).to(like) for piece, like in zip(pieces, likes, strict=True)])
 
 
 def _as_params(table: Tensor, case: Case) -> Tensor:

@@ -15,6 +15,10 @@ MEMBERS = 3
 """How many members an ensemble has."""
 
 
+Twin = Callable[[Params, Buffers, Batch], Tensor]
+"""`(params, buffers, batch) -> the matrix (D, D)`, slow and obvious."""
+
+
 class Point(Protocol):
     """Where an operation or a loss is checked."""
 
@@ -40,6 +44,7 @@ class Case(NamedTuple):
     tolerance: Tolerance
     semi_definite: bool = False
     backend: str = "aot_eager"
+    twin: Twin | None = None
 
 
 class LossCase(NamedTuple):
@@ -66,6 +71,11 @@ def product(case: Case, v: Vector) -> Vector:
 def copied(tree: Tree) -> Tree:
     """The tree with new tensors."""
     return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def doubled(tree: Tree) -> Tree:
+    """The tree in double precision."""
+    return tree_map(lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, tree)
 
 
 def vector(case: Point, salt: int, count: int | None = None) -> Tree:
@@ -113,12 +123,24 @@ def members(case: Point) -> list[Params]:
     return [case.params, *(combined(1, case.params, 0.1, vector(case, salt)) for salt in range(2, 1 + MEMBERS))]
 
 
-def stacked_state(case: Point, ensemble: list[Params]) -> tuple[Tree, Tree, int | None]:
+def states(case: Point) -> list[tuple[Params, Buffers]]:
+    """The params and buffers of an ensemble. Each member has its own buffers if they hold only tensors."""
+    owned = holds_only_tensors(case.buffers)
+    return [(each, _changed(case.buffers, 0.1 * i) if owned else case.buffers) for i, each in enumerate(members(case))]
+
+
+def stacked_state(case: Point) -> tuple[Tree, Tree, int | None]:
     """The params of an ensemble, stacked, and the buffers, stacked too if they hold only tensors.
 
     Returns:
         Params, buffers, and the axis of the buffers for `torch.vmap`.
     """
+    params, buffers = map(list, zip(*states(case), strict=True))
     if holds_only_tensors(case.buffers):
-        return stacked(ensemble), stacked([case.buffers] * len(ensemble)), 0
-    return stacked(ensemble), copied(case.buffers), None
+        return stacked(params), stacked(buffers), 0
+    return stacked(params), copied(case.buffers), None
+
+
+def _changed(tree: Tree, by: float) -> Tree:
+    """The tree with other floating-point numbers of the same signs, so that a variance stays one; zeros grow."""
+    return tree_map(lambda leaf: torch.where(leaf == 0, by, leaf * (1 + by)) if leaf.is_floating_point() else leaf, tree)

@@ -13,16 +13,19 @@ from pure_batchops.testing.case import Case, copied, flat, product, row, stacked
 from pure_batchops.trees import map_leaves, named_leaves
 from pure_batchops.types import Tree, Vector
 
+MANY = 7
+"""How many vectors are multiplied at once; with fewer, an operation that loses later rows looks right."""
+
 Order = Callable[[list[Any]], list[Any]]
 
 
 def forms(case: Case) -> bool:
-    """All forms of v must give one product, each in the form of its v: a tree, K trees, (D,) and (K, D), also for K = 0."""
-    three = vector(case, 1, 3)
-    v = row(three, 0)
+    """All forms of v must give one product, each in its form: a tree, K trees, (D,) and (K, D), for K = 0, 1 and 7."""
+    many = vector(case, 1, MANY)
+    v = row(many, 0)
     agree(_blank(product(case, v)), _blank(v), Tolerance(), "in the product of a tree (only its shape was looked at)")
-    expected = all_forms(case, stacked([product(case, row(three, i)) for i in range(3)]))
-    for form, given in all_forms(case, three).items():
+    expected = all_forms(case, stacked([product(case, row(many, i)) for i in range(MANY)]))
+    for form, given in all_forms(case, many).items():
         agree(product(case, given), expected[form], case.tolerance, f"for v as {form}")
     return True
 
@@ -31,7 +34,7 @@ def at(case: Case) -> bool:
     """What op.at(params, buffers, batch) returns must give the product of op, for every v, one after another."""
     multiply = case.op.at(copied(case.params), copied(case.buffers), copied(case.batch))
     expected = []
-    for form, v in all_forms(case, vector(case, 1, 3)).items():
+    for form, v in all_forms(case, vector(case, 1, MANY)).items():
         expected.append((form, v, product(case, v)))
         agree(multiply(copied(v)), expected[-1][2], case.tolerance, f"for v as {form}")
     form, v, again = expected[0]
@@ -53,10 +56,10 @@ def key_order(case: Case) -> bool:
     return True
 
 
-def all_forms(case: Case, three: Tree) -> dict[str, Vector]:
-    """Three trees like params in every form; the forms of one are of the first of them."""
-    firsts = {count: map_leaves(lambda leaf, count=count: leaf[:count], three) for count in (3, 1, 0)}
-    one = row(three, 0)
+def all_forms(case: Case, many: Tree) -> dict[str, Vector]:
+    """`MANY` trees like params in every form; the forms of one are of the first of them."""
+    firsts = {count: map_leaves(lambda leaf, count=count: leaf[:count], many) for count in (MANY, 1, 0)}
+    one = row(many, 0)
     found: dict[str, Vector] = {"a tree": one}
     found |= {f"trees with a leading axis of {count}": trees for count, trees in firsts.items()}
     if is_uniform(case.params):

@@ -1,10 +1,10 @@
-"""Batches cut into parts, and joined."""
+"""Batches cut into parts, joined, and with points repeated."""
 
 import torch
 from torch import Tensor
 
 from pure_batchops.batches import has_samples, n_points, part
-from pure_batchops.trees import tree_flatten, tree_unflatten
+from pure_batchops.trees import tree_flatten, tree_map, tree_unflatten
 from pure_batchops.types import Batch
 
 
@@ -15,6 +15,11 @@ def cut(batch: Batch, axis: int, seed: int) -> list[tuple[Batch, int]]:
     edges = [0, *places.tolist(), n]
     sizes = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
     return [(part(batch, start, size, axis, n), size) for start, size in zip(edges, sizes, strict=False)]
+
+
+def repeated(batch: Batch, axis: int, times: int) -> Batch:
+    """A longer batch: each point as often, one copy after another."""
+    return tree_map(lambda leaf: leaf.repeat_interleave(times, axis) if has_samples(leaf, axis) else leaf, batch)
 
 
 def joined(batches: list[Batch], axis: int) -> Batch | None:

@@ -10,7 +10,7 @@ from torch.func import vjp
 
 from pure_batchops.models.purity import random_states
 from pure_batchops.testing.agreement import agree
-from pure_batchops.testing.case import LossCase, copied, members, stacked, stacked_state
+from pure_batchops.testing.case import LossCase, copied, members, stacked, stacked_state, states
 from pure_batchops.testing.purity import result_of_untouched
 from pure_batchops.testing.samples import losses
 from pure_batchops.trees import leaves
@@ -61,13 +61,13 @@ def closed(case: LossCase) -> bool:
 
 
 def ensemble(case: LossCase) -> bool:
-    """The loss, and its gradient, under torch.vmap over an ensemble of parameters must be the loop over its members."""
-    each = members(case)
-    params, buffers, along = stacked_state(case, each)
-    expected = stacked([losses(case._replace(params=member)) for member in each])
+    """The loss and its gradient under torch.vmap over an ensemble of params and buffers must be the loop over its members."""
+    each = states(case)
+    params, buffers, along = stacked_state(case)
+    expected = stacked([losses(case._replace(params=member, buffers=own)) for member, own in each])
     mapped = torch.vmap(case.loss, in_dims=(0, along, None))(*map(copied, (params, buffers, case.batch)))
     agree(mapped, expected, case.tolerance, "in the losses")
-    expected = stacked([_gradient(case, member, case.buffers) for member in each])
+    expected = stacked([_gradient(case, member, own) for member, own in each])
     mapped = torch.vmap(partial(_gradient, case), in_dims=(0, along))(params, buffers)
     agree(mapped, expected, case.tolerance, "in the gradients")
     return True

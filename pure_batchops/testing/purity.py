@@ -13,11 +13,11 @@ from pure_batchops.testing.case import (
     copied,
     flattest,
     holds_only_tensors,
-    members,
     product,
     row,
     stacked,
     stacked_state,
+    states,
     vector,
 )
 from pure_batchops.torch_privates import version
@@ -26,15 +26,15 @@ from pure_batchops.types import Tree, Vector
 
 
 def ensemble(case: Case) -> bool:
-    """The operation under torch.vmap over an ensemble of parameters must be the loop over its members."""
-    each = members(case)
-    params, buffers, along = stacked_state(case, each)
+    """The operation under torch.vmap over an ensemble of params and buffers must be the loop over its members."""
+    each = [case._replace(params=params, buffers=buffers) for params, buffers in states(case)]
+    params, buffers, along = stacked_state(case)
     v = vector(case, 1, MEMBERS)
-    expected = stacked([product(case._replace(params=member), row(v, i)) for i, member in enumerate(each)])
+    expected = stacked([product(member, row(v, i)) for i, member in enumerate(each)])
     own = torch.vmap(case.op, in_dims=(0, along, None, 0))(*map(copied, (params, buffers, case.batch, v)))
     agree(own, expected, case.tolerance, "with a v for each member")
     one = flattest(case, row(v, 0))
-    expected = stacked([product(case._replace(params=member), one) for member in each])
+    expected = stacked([product(member, one) for member in each])
     shared = torch.vmap(case.op, in_dims=(0, along, None, None))(*map(copied, (params, buffers, case.batch, one)))
     agree(shared, expected, case.tolerance, "with one v for all members")
     return True
@@ -42,8 +42,8 @@ def ensemble(case: Case) -> bool:
 
 def nested(case: Case) -> bool:
     """The operation under one torch.vmap inside another, over batches and vectors, and over members, must be the loops."""
-    each = members(case)
-    params, buffers, along = stacked_state(case, each)
+    each = [case._replace(params=params, buffers=buffers) for params, buffers in states(case)]
+    params, buffers, along = stacked_state(case)
     pair = vector(case, 1, 2)
     vectors = [flattest(case, row(pair, i)) for i in range(2)]
     flipped = tree_map(lambda leaf: leaf.flip(case.batch_dim) if has_samples(leaf, case.batch_dim) else leaf, case.batch)
@@ -52,7 +52,7 @@ def nested(case: Case) -> bool:
     inner = torch.vmap(case.op, in_dims=(0, along, None, None))
     products = torch.vmap(inner, in_dims=(None, None, over, 0))(params, buffers, both, stacked(vectors))
     for i, j in ((0, 0), (1, MEMBERS - 1)):
-        expected = product(case._replace(params=each[j], batch=batches[i]), vectors[i])
+        expected = product(each[j]._replace(batch=batches[i]), vectors[i])
         agree(row(row(products, i), j), expected, case.tolerance, f"for v {i} and member {j}")
     return True
 

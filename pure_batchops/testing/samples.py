@@ -8,7 +8,7 @@ from torch.func import vjp
 
 from pure_batchops.batches import has_samples, split
 from pure_batchops.testing.agreement import agree
-from pure_batchops.testing.case import LossCase, copied, members, stacked
+from pure_batchops.testing.case import LossCase, copied, doubled, members, stacked
 from pure_batchops.trees import leaves, map_leaves, tree_map
 from pure_batchops.types import Batch, Tree
 
@@ -81,17 +81,13 @@ def _losses_and_gradients(case: LossCase) -> dict[str, Tree]:
 
 def _in_double(case: LossCase) -> LossCase:
     """The case in double precision, so that rounding is no difference; the case itself if the loss fixes another dtype."""
-    point = (_doubled(case.params), _doubled(case.buffers), _doubled(case.batch))
+    point = (doubled(case.params), doubled(case.buffers), doubled(case.batch))
     wide = case._replace(params=point[0], buffers=point[1], batch=point[2])
     try:
         losses(wide)
     except RuntimeError:  # as torch says that two dtypes do not go together
         return case
     return wide
-
-
-def _doubled(tree: Tree) -> Tree:
-    return tree_map(lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, tree)
 
 
 def _as_given(tree: dict[str, Tree], own: Tensor, case: LossCase) -> dict[str, Tree]:
