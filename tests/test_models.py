@@ -173,6 +173,14 @@ def test_forward_that_is_not_pure_in_training_mode_is_refused(kind, message):
     assert_close(buffers, copies)
 
 
+def test_forward_that_draws_is_refused_in_eval_mode_too():
+    pool = nn.Sequential(nn.Conv2d(1, 2, 2), nn.FractionalMaxPool2d(2, output_size=1), nn.Flatten())
+    for model, x in [(Draws(), torch.ones(2, 3)), (pool, torch.ones(2, 1, 5, 5))]:
+        params, buffers = pb.functional_state(model.eval())
+        with pytest.raises(ValueError, match="but it drew random numbers .*; draw them before, and hand them over"):
+            pb.sample_losses(model, nn.CrossEntropyLoss())(params, buffers, (x, torch.tensor([0, 1])))
+
+
 def test_forward_that_writes_is_refused_in_eval_mode_too():
     model = Writes().eval()
     with pytest.raises(ValueError, match="but it wrote into its buffers calls; let its forward return"):

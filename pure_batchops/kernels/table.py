@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from pure_batchops import torch_privates
 from pure_batchops.kernels import activations, attention, cells, distances, linear_algebra, losses, margins, norms, packed
 from pure_batchops.kernels.dropout import DROPOUTS
+from pure_batchops.kernels.embedding import embedding
 from pure_batchops.kernels.embedding_bag import embedding_bag
 from pure_batchops.kernels.recurrent import recurrent
 from pure_batchops.kernels.weight_norm import weight_norm
@@ -49,6 +50,7 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     F.rrelu: activations.rrelu,
     torch.cdist: distances.cdist,
     torch.pdist: distances.pdist,  # F.pdist is the same object
+    F.embedding: embedding,
     F.embedding_bag: embedding_bag,
     F.mse_loss: losses.mse_loss,
     F.huber_loss: losses.huber_loss,

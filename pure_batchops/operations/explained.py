@@ -14,7 +14,7 @@ _ATTENTION = (
 )
 _FUNCTION = (
     "A torch.autograd.Function in the loss needs setup_context, so that torch.func can differentiate it. If it is that of "
-    f"activation checkpointing, {_CHECKPOINTING}."
+    f"activation checkpointing, {_CHECKPOINTING}. If a module has a full backward hook, remove the hook."
 )
 _DERIVATIVES_INSIDE = (
     "Inside a loss, take derivatives by torch.func: torch.func.grad(u)(x) instead of x.requires_grad_() and "
@@ -28,12 +28,17 @@ _NO_SECOND = (
     "A function in the loss has no second derivative in torch. hessian(loss, mode='finite_difference') needs only first "
     "derivatives, and so do gauss_newton and inverse_harmonic_mean with held= of n samples times D parameters, or more."
 )
+_RANDOM = (
+    "A loss must not draw random numbers, as two passes would see two functions. Draw them before, and hand them over in the "
+    "batch."
+)
 _WAYS: dict[str, tuple[str, ...]] = {
     _ATTENTION: ("scaled_dot_product", "flash_attention", "efficient_attention", "encoder_layer_fwd", "multi_head_attention"),
     f"A loss must not recompute its activations: {_CHECKPOINTING}.": ("use_reentrant", "saved tensor hooks"),
     _FUNCTION: ("setup_context",),
     _DERIVATIVES_INSIDE: ("Tensor.requires_grad_()", "appears to not have been used in the graph"),
     _COMPILED: ("torch.compile with aot_autograd does not currently support double backward",),
+    _RANDOM: ("called random operation while in randomness error mode",),
     _NO_SECOND: ("derivative for aten::", "not differentiable twice"),
 }
 """For each way out, what the message of torch says. The first that fits is taken."""
