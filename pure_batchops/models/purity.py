@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pure_batchops import tracing
 from pure_batchops.torch_privates import BatchNorm, Dropout, InstanceNorm, SpectralNorm, is_hooked, version
-from pure_batchops.types import Buffers, Tree
+from pure_batchops.types import Buffers, Params, Tree
 
 
 def refuse_impure_modules(model: nn.Module) -> None:
@@ -44,26 +44,27 @@ def _refuse_training_mode(where: str, module: nn.Module) -> None:
         raise ValueError(msg)
 
 
-def purity_check(model: nn.Module) -> Callable[[Callable[[Buffers], Tree], Buffers], Tree]:
+def purity_check(model: nn.Module) -> Callable[[Callable[[Buffers], Tree], Params, Buffers], Tree]:
     """How to run a forward pass of the model, so that whatever it does besides is an error.
 
     Modules of torch in evaluation mode need no check, but for the pools that draw their regions. A module of the user's may
     write into its buffers, or draw random numbers. The compiler cannot trace the check, so compiled code skips it.
 
     Returns:
-        `run(outputs, buffers)`, which returns `outputs(buffers)`.
+        `run(outputs, params, buffers)`, which returns `outputs(buffers)`.
     """
     is_training = any(module.training for module in model.modules())
     if not is_training and all(map(_is_known_pure, model.modules())):
-        return lambda outputs, buffers: outputs(buffers)
-    watched = {name for name, _ in model.named_buffers()}
+        return lambda outputs, _, buffers: outputs(buffers)
+    held = {name for name, _ in model.named_buffers()}
+    watched = held | {name for name, _ in model.named_parameters()}
 
-    def run(outputs: Callable[[Buffers], Tree], buffers: Buffers) -> Tree:
+    def run(outputs: Callable[[Buffers], Tree], params: Params, buffers: Buffers) -> Tree:
         if tracing.compiling():
             return outputs(buffers)
         before = random_states()
-        copies = {name: tensor.clone() if name in watched else tensor for name, tensor in buffers.items()}
-        tracked = {name: copies[name] for name in watched & copies.keys() if not copies[name].is_inference()}
+        copies = {name: tensor.clone() if name in held else tensor for name, tensor in buffers.items()}
+        tracked = {name: leaf for name, leaf in {**params, **copies}.items() if name in watched and not leaf.is_inference()}
         versions = {name: version(tensor) for name, tensor in tracked.items()}
         result = outputs(copies)
         written = [name for name, tensor in tracked.items() if version(tensor) != versions[name]]
@@ -77,7 +78,7 @@ def purity_check(model: nn.Module) -> Callable[[Callable[[Buffers], Tree], Buffe
 
 def _impure(written: list[str], *, is_training: bool) -> ValueError:
     if written:
-        did, way = f"wrote into its buffers {', '.join(written)}", "let its forward return what it writes"
+        did, way = f"wrote into its tensors {', '.join(written)}", "let its forward return what it writes"
     else:
         did, way = "drew random numbers (functional dropout?)", "draw them before, and hand them over as an input"
     if is_training:
