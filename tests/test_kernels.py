@@ -398,3 +398,30 @@ def test_padding_of_an_embedding_is_a_constant_in_every_mode(mode):
         loss, weight[[0, 2]]
     ).reshape(4, 4)
     torch.testing.assert_close(pb.dense(hessian)({"w": weight}, {}, x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:torch.lu_solve is deprecated", "ignore:There is a performance drop")
+@pytest.mark.parametrize("function", [torch.linalg.lu_solve, torch.lu_solve])
+def test_lu_solve_under_two_vmaps_is_the_loop(function):
+    torch.manual_seed(0)
+    matrices, rights = numbers(2, 3, 3), numbers(2, 4, 3)
+
+    def loss(a, b):
+        factors = torch.linalg.lu_factor(a)
+        with Plain():
+            return (
+                (function(b[:, None], *factors) if function is torch.lu_solve else function(*factors, b[:, None]))
+                .square()
+                .sum()
+            )
+
+    slopes = torch.vmap(torch.vmap(torch.func.grad(loss), in_dims=(None, 0)))(matrices, rights)
+    loop = [[torch.func.grad(loss)(a, b) for b in row] for a, row in zip(matrices, rights, strict=True)]
+    torch.testing.assert_close(slopes, torch.stack([torch.stack(row) for row in loop]))
+
+
+@pytest.mark.parametrize("options", [{}, {"left": False}, {"adjoint": True}, {"left": False, "adjoint": True}])
+def test_lu_solve_is_torchs(options):
+    torch.manual_seed(0)
+    call = (*torch.linalg.lu_factor(numbers(2, 3, 3)), numbers(2, 3, 3))
+    torch.testing.assert_close(PLAIN[torch.linalg.lu_solve](*call, **options), torch.linalg.lu_solve(*call, **options))

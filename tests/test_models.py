@@ -361,3 +361,19 @@ def test_forward_that_writes_into_its_parameters_is_refused():
     model = Clamps(3, 3)
     with pytest.raises(ValueError, match="wrote into its tensors weight"):
         pure_forward(model)(*pb.functional_state(model), torch.ones(2, 3))
+
+
+def test_errors_of_torch_name_a_way_out():
+    def sampled(params, _, x):
+        grid = nn.functional.affine_grid(params["w"].expand(len(x), 2, 3), x.shape, align_corners=False)
+        return nn.functional.grid_sample(x, grid, align_corners=False).square().sum((1, 2, 3))
+
+    def masked(params, _, x):
+        return torch.stack([row[row > 0].sum() for row in (x * params["w"]).flatten(1)])
+
+    params, x = {"w": torch.tensor([[0.5, 0.1, 0.1], [0.1, 0.5, 0.1]])}, torch.rand(2, 1, 3, 3)
+    with pytest.raises(RuntimeError, match=r"hessian\(loss\), reverse over reverse, needs none"):
+        pb.hessian(sampled, mode="forward_over_reverse")(params, {}, x, torch.ones(6))
+    stacked = {"w": torch.rand(2, 1, 1)}
+    with pytest.raises(RuntimeError, match="one member of the ensemble"):
+        torch.vmap(pb.hessian(masked), in_dims=(0, None, None, None))(stacked, {}, x, torch.ones(1))

@@ -60,6 +60,8 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     F.multi_margin_loss: margins.multi_margin_loss,
     F.multilabel_margin_loss: margins.multilabel_margin_loss,
     torch.linalg.solve: linear_algebra.solve,
+    torch.linalg.lu_solve: linear_algebra.lu_solve,
+    **dict.fromkeys((torch.lu_solve, torch.Tensor.lu_solve), linear_algebra.torch_lu_solve),
     **dict.fromkeys((torch.linalg.slogdet, torch.slogdet, torch.Tensor.slogdet), linear_algebra.slogdet),
     **dict.fromkeys((torch.logdet, torch.Tensor.logdet), linear_algebra.logdet),
     **dict.fromkeys((torch.linalg.det, torch.det, torch.Tensor.det), linear_algebra.det),

@@ -32,6 +32,12 @@ _RANDOM = (
     "A loss must not draw random numbers, as two passes would see two functions. Draw them before, and hand them over in the "
     "batch."
 )
+_NO_FORWARD = "A function in the loss has no forward mode in torch. hessian(loss), reverse over reverse, needs none."
+_ONE_BY_ONE = (
+    "The loss reads the numbers of tensors (.item(), a boolean mask, numpy), or writes into a tensor without the axis of the "
+    "ensemble, which torch.vmap cannot do. Call the operation without torch.vmap, for one member of the ensemble and, with "
+    "mode='finite_difference', one vector at a time; or write torch.where for a mask, and torch.cat for a write."
+)
 _WAYS: dict[str, tuple[str, ...]] = {
     _ATTENTION: ("scaled_dot_product", "flash_attention", "efficient_attention", "encoder_layer_fwd", "multi_head_attention"),
     f"A loss must not recompute its activations: {_CHECKPOINTING}.": ("use_reentrant", "saved tensor hooks"),
@@ -39,7 +45,9 @@ _WAYS: dict[str, tuple[str, ...]] = {
     _DERIVATIVES_INSIDE: ("Tensor.requires_grad_()", "appears to not have been used in the graph"),
     _COMPILED: ("torch.compile with aot_autograd does not currently support double backward",),
     _RANDOM: ("called random operation while in randomness error mode",),
-    _NO_SECOND: ("derivative for aten::", "not differentiable twice"),
+    _NO_FORWARD: ("Trying to use forward AD",),
+    _ONE_BY_ONE: ("data-dependent control flow", "dynamic shape", "there exists a Tensor `other`", "access data pointer"),
+    _NO_SECOND: ("derivative for aten::", "the derivative for '", "not differentiable twice"),
 }
 """For each way out, what the message of torch says. The first that fits is taken."""
 
