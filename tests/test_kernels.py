@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.overrides import TorchFunctionMode
 
+import pure_batchops as pb
 from pure_batchops.kernels.table import PLAIN
 from pure_batchops.trees import leaves
 from tests.marks import compiles
@@ -89,6 +90,7 @@ def rows():
         yield F.pdist, (numbers(4, 3), p)
     yield torch.cdist, (numbers(2, 3), numbers(27, 3))
     indices, starts = torch.tensor([[0, 2, 2], [1, 3, 0]]), torch.tensor([0, 2, 2])
+    yield F.embedding, (indices, numbers(4, 3))
     for mode in ("sum", "mean", "max"):
         yield F.embedding_bag, (indices, numbers(4, 3), None, None, 2, False, mode)
         yield F.embedding_bag, (indices, numbers(4, 3), None, None, 2, False, mode, False, None, False, -2)
@@ -248,7 +250,7 @@ def values():
         yield F.scaled_dot_product_attention, heads, {"enable_gqa": True}
     yield F.batch_norm, (x, channels[0], channels[1].abs(), *channels), {}
     yield F.instance_norm, (x, *channels, None, None, False), {}
-    yield F.embedding_bag, (indices, x[0]), {"mode": "sum", "scale_grad_by_freq": True}
+    yield F.embedding, (indices, x[0]), {"padding_idx": -2, "sparse": True}
     yield F.embedding_bag, (indices[0], x[0], torch.tensor([0, 1])), {"padding_idx": 2}
     yield F.mse_loss, (x, 2 * x), {"size_average": True, "reduce": False}
     yield F.smooth_l1_loss, (x, 2 * x), {"beta": 0.0}
@@ -260,6 +262,13 @@ def values():
     yield torch.linalg.det, (torch.ones(3, 3),), {}
     yield torch.linalg.slogdet, (torch.ones(3, 3),), {}
     yield torch.logdet, (-torch.eye(3),), {}
+
+
+@pytest.mark.parametrize("function", [F.embedding, F.embedding_bag])
+@pytest.mark.parametrize("option", [{"max_norm": 1.0}, {"scale_grad_by_freq": True}])
+def test_embedding_that_changes_its_weight_or_its_gradient_is_refused(function, option):
+    with pytest.raises(ValueError, match=f"got an embedding with {next(iter(option))}.*; set {next(iter(option))} to"):
+        PLAIN[function](torch.tensor([[0, 2], [1, 1]]), numbers(3, 4), **option)
 
 
 @pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated")
@@ -372,3 +381,47 @@ def test_the_compiler_calls_the_twins(function):
     compiled = torch.compile(product, fullgraph=True, backend="aot_eager")
     expected = hessian_product(partial(objective, PLAIN[function], args), tensors, tensors)
     torch.testing.assert_close(compiled(*tensors), expected)
+
+
+@pytest.mark.parametrize("mode", ["reverse_over_reverse", "forward_over_reverse", "reverse_over_forward"])
+def test_padding_of_an_embedding_is_a_constant_in_every_mode(mode):
+    torch.manual_seed(0)
+    x, weight = torch.tensor([[0, 1], [1, 2], [1, 1], [2, 0]]), numbers(3, 2)
+    hessian = pb.hessian(lambda params, _, x: F.embedding(x, params["w"], 1).sum(1).tanh().prod(1), mode=mode)
+
+    def loss(rest):
+        return F.embedding(x, torch.stack([rest[0], weight[1], rest[1]])).sum(1).tanh().prod(1).mean()
+
+    rest = [0, 1, 4, 5]
+    expected = torch.zeros(6, 6, dtype=torch.float64)
+    expected[torch.tensor(rest)[:, None], torch.tensor(rest)] = torch.autograd.functional.hessian(
+        loss, weight[[0, 2]]
+    ).reshape(4, 4)
+    torch.testing.assert_close(pb.dense(hessian)({"w": weight}, {}, x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:torch.lu_solve is deprecated", "ignore:There is a performance drop")
+@pytest.mark.parametrize("function", [torch.linalg.lu_solve, torch.lu_solve])
+def test_lu_solve_under_two_vmaps_is_the_loop(function):
+    torch.manual_seed(0)
+    matrices, rights = numbers(2, 3, 3), numbers(2, 4, 3)
+
+    def loss(a, b):
+        factors = torch.linalg.lu_factor(a)
+        with Plain():
+            return (
+                (function(b[:, None], *factors) if function is torch.lu_solve else function(*factors, b[:, None]))
+                .square()
+                .sum()
+            )
+
+    slopes = torch.vmap(torch.vmap(torch.func.grad(loss), in_dims=(None, 0)))(matrices, rights)
+    loop = [[torch.func.grad(loss)(a, b) for b in row] for a, row in zip(matrices, rights, strict=True)]
+    torch.testing.assert_close(slopes, torch.stack([torch.stack(row) for row in loop]))
+
+
+@pytest.mark.parametrize("options", [{}, {"left": False}, {"adjoint": True}, {"left": False, "adjoint": True}])
+def test_lu_solve_is_torchs(options):
+    torch.manual_seed(0)
+    call = (*torch.linalg.lu_factor(numbers(2, 3, 3)), numbers(2, 3, 3))
+    torch.testing.assert_close(PLAIN[torch.linalg.lu_solve](*call, **options), torch.linalg.lu_solve(*call, **options))

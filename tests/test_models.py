@@ -162,7 +162,7 @@ def test_training_mode_and_mixing_norms_are_refused_by_the_factory(build):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [(Drops, "which draws random numbers"), (Draws, "drew random numbers"), (Writes, "wrote into its buffers calls")],
+    [(Drops, "which draws random numbers"), (Draws, "drew random numbers"), (Writes, "wrote into its tensors calls")],
 )
 def test_forward_that_is_not_pure_in_training_mode_is_refused(kind, message):
     model = kind()
@@ -173,9 +173,17 @@ def test_forward_that_is_not_pure_in_training_mode_is_refused(kind, message):
     assert_close(buffers, copies)
 
 
+def test_forward_that_draws_is_refused_in_eval_mode_too():
+    pool = nn.Sequential(nn.Conv2d(1, 2, 2), nn.FractionalMaxPool2d(2, output_size=1), nn.Flatten())
+    for model, x in [(Draws(), torch.ones(2, 3)), (pool, torch.ones(2, 1, 5, 5))]:
+        params, buffers = pb.functional_state(model.eval())
+        with pytest.raises(ValueError, match="but it drew random numbers .*; draw them before, and hand them over"):
+            pb.sample_losses(model, nn.CrossEntropyLoss())(params, buffers, (x, torch.tensor([0, 1])))
+
+
 def test_forward_that_writes_is_refused_in_eval_mode_too():
     model = Writes().eval()
-    with pytest.raises(ValueError, match="but it wrote into its buffers calls; let its forward return"):
+    with pytest.raises(ValueError, match="but it wrote into its tensors calls; let its forward return"):
         pb.hessian(pb.sample_losses(model, nn.MSELoss()))(
             *pb.functional_state(model), (torch.ones(2, 3), torch.ones(2, 3)), torch.ones(12)
         )
@@ -321,3 +329,51 @@ def test_cell_of_which_one_weight_is_batched_is_mapped():
     batch, v = ((torch.randn(3, 2), torch.randn(3, 2)), torch.randn(3, 2)), torch.randn(12)
     expected = torch.stack([op({name: member}, buffers, batch, v) for member in members])
     assert_close(torch.vmap(op, in_dims=({name: 0}, None, None, None))({name: members}, buffers, batch, v), expected)
+
+
+class Remembers(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 3)
+        self.known, self.seen = {}, []
+
+    def forward(self, x):
+        if "weight" not in self.known:
+            self.known["weight"] = self.weight.tanh()
+            self.seen.append(self.weight)
+        return nn.functional.linear(x, self.known["weight"] * len(self.seen), self.bias)
+
+
+def test_results_that_a_forward_remembers_are_not_those_of_other_params():
+    model, x = Remembers(), torch.ones(2, 3)
+    params, buffers = pb.functional_state(model)
+    pure_forward(model)({name: leaf + 1 for name, leaf in params.items()}, buffers, x)
+    assert_close(pure_forward(model)(params, buffers, x), x @ params["weight"].tanh().T + params["bias"])
+    assert (model.known, model.seen) == ({}, [])
+
+
+def test_forward_that_writes_into_its_parameters_is_refused():
+    class Clamps(nn.Linear):
+        def forward(self, x):
+            with torch.no_grad():
+                self.weight.clamp_(-0.1, 0.1)
+            return super().forward(x)
+
+    model = Clamps(3, 3)
+    with pytest.raises(ValueError, match="wrote into its tensors weight"):
+        pure_forward(model)(*pb.functional_state(model), torch.ones(2, 3))
+
+
+def test_errors_of_torch_name_a_way_out():
+    def sampled(params, _, x):
+        grid = nn.functional.affine_grid(params["w"].expand(len(x), 2, 3), x.shape, align_corners=False)
+        return nn.functional.grid_sample(x, grid, align_corners=False).square().sum((1, 2, 3))
+
+    def masked(params, _, x):
+        return torch.stack([row[row > 0].sum() for row in (x * params["w"]).flatten(1)])
+
+    params, x = {"w": torch.tensor([[0.5, 0.1, 0.1], [0.1, 0.5, 0.1]])}, torch.rand(2, 1, 3, 3)
+    with pytest.raises(RuntimeError, match=r"hessian\(loss\), reverse over reverse, needs none"):
+        pb.hessian(sampled, mode="forward_over_reverse")(params, {}, x, torch.ones(6))
+    stacked = {"w": torch.rand(2, 1, 1)}
+    with pytest.raises(RuntimeError, match="one member of the ensemble"):
+        torch.vmap(pb.hessian(masked), in_dims=(0, None, None, None))(stacked, {}, x, torch.ones(1))

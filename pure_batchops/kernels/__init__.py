@@ -10,6 +10,7 @@ packed.py          packed sequences
 attention.py       scaled dot products
 activations.py     activations
 distances.py       distances between the rows of matrices
+embedding.py       embeddings
 embedding_bag.py   sums, means and maxima of embeddings
 losses.py          losses by element
 margins.py         losses with margins

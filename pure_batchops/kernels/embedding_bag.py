@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
+from pure_batchops.kernels.embedding import refuse_changed_weights
+
 
 def embedding_bag(
     input: Tensor,
@@ -20,11 +22,18 @@ def embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """`torch.nn.functional.embedding_bag`."""
-    special = max_norm is not None or scale_grad_by_freq or sparse
+    """`torch.nn.functional.embedding_bag`.
+
+    Returns:
+        The sum, mean or maximum of each bag.
+
+    Raises:
+        ValueError: if max_norm or scale_grad_by_freq is set.
+    """
+    refuse_changed_weights(max_norm, scale_grad_by_freq=scale_grad_by_freq)
     weighed = per_sample_weights is not None and (mode != "sum" or per_sample_weights.shape != input.shape)
     shaped = weight.dim() == 2 and input.dim() == (2 if offsets is None else 1) and input.numel() > 0
-    if special or weighed or not shaped or mode not in {"sum", "mean", "max"} or input.is_floating_point():
+    if sparse or weighed or not shaped or mode not in {"sum", "mean", "max"} or input.is_floating_point():
         rest: list[Any] = [mode, sparse, per_sample_weights, include_last_offset, padding_idx]
         return F.embedding_bag(input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, *rest)
     bags, number = _bags(input, offsets, include_last_offset=include_last_offset)

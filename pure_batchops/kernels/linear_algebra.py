@@ -21,8 +21,30 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True, out: Any = None) -> Tensor
     if not left:
         return solve(A.mT, B.mT).mT
     exchange, lower, upper = torch.linalg.lu(A)
-    half = torch.linalg.solve_triangular(lower, exchange.mT @ B, upper=False, unitriangular=True)
+    return _by_factors(exchange, lower, upper, B)
+
+
+def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoint: bool = False, out: Any = None) -> Tensor:  # noqa: N803  # torch's names
+    """`torch.linalg.lu_solve`. torch's own has silently wrong derivatives under two nested vmaps."""
+    if out is not None or min(LU.dim(), B.dim()) < 2 or LU.shape[-1] != LU.shape[-2] or LU.is_complex():
+        return torch.linalg.lu_solve(LU, pivots, B, left=left, adjoint=adjoint, out=out)
+    if not left:  # X A = B is Aᵀ Xᵀ = Bᵀ
+        return lu_solve(LU, pivots, B.mT, adjoint=not adjoint).mT
+    exchange, lower, upper = torch.lu_unpack(LU, pivots)
+    if adjoint:
+        half = torch.linalg.solve_triangular(upper.mT, B, upper=False)
+        return exchange @ torch.linalg.solve_triangular(lower.mT, half, upper=True, unitriangular=True)
+    return _by_factors(exchange, lower, upper, B)
+
+
+def _by_factors(exchange: Tensor, lower: Tensor, upper: Tensor, right: Tensor) -> Tensor:
+    half = torch.linalg.solve_triangular(lower, exchange.mT @ right, upper=False, unitriangular=True)
     return torch.linalg.solve_triangular(upper, half, upper=True)
+
+
+def torch_lu_solve(input: Tensor, LU_data: Tensor, LU_pivots: Tensor, *, out: Any = None) -> Tensor:  # noqa: N803  # torch's names
+    """`torch.lu_solve`."""
+    return lu_solve(LU_data, LU_pivots, input, out=out)
 
 
 def slogdet(A: Tensor, *, out: Any = None) -> Any:  # noqa: N803  # torch's name

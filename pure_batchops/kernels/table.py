@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812  # its usual name
 from pure_batchops import torch_privates
 from pure_batchops.kernels import activations, attention, cells, distances, linear_algebra, losses, margins, norms, packed
 from pure_batchops.kernels.dropout import DROPOUTS
+from pure_batchops.kernels.embedding import embedding
 from pure_batchops.kernels.embedding_bag import embedding_bag
 from pure_batchops.kernels.recurrent import recurrent
 from pure_batchops.kernels.weight_norm import weight_norm
@@ -49,6 +50,7 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     F.rrelu: activations.rrelu,
     torch.cdist: distances.cdist,
     torch.pdist: distances.pdist,  # F.pdist is the same object
+    F.embedding: embedding,
     F.embedding_bag: embedding_bag,
     F.mse_loss: losses.mse_loss,
     F.huber_loss: losses.huber_loss,
@@ -58,6 +60,8 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     F.multi_margin_loss: margins.multi_margin_loss,
     F.multilabel_margin_loss: margins.multilabel_margin_loss,
     torch.linalg.solve: linear_algebra.solve,
+    torch.linalg.lu_solve: linear_algebra.lu_solve,
+    **dict.fromkeys((torch.lu_solve, torch.Tensor.lu_solve), linear_algebra.torch_lu_solve),
     **dict.fromkeys((torch.linalg.slogdet, torch.slogdet, torch.Tensor.slogdet), linear_algebra.slogdet),
     **dict.fromkeys((torch.logdet, torch.Tensor.logdet), linear_algebra.logdet),
     **dict.fromkeys((torch.linalg.det, torch.det, torch.Tensor.det), linear_algebra.det),

@@ -66,7 +66,7 @@ def pure_forward(model: nn.Module | Forward) -> Forward:
             return keep(functional_call, model, (params, buffers), arguments, keywords, strict=True)
 
         with plain_calls(params, buffers, inputs):
-            return run(outputs, buffers)
+            return run(outputs, params, buffers)
 
     return forward
 

@@ -11,6 +11,7 @@ from pure_batchops import tracing
 
 # A call puts other tensors into the module for a moment. No two threads may do that at once, to modules that may share parts.
 _ONE_AT_A_TIME = RLock()
+_OF_EVERY_MODULE = vars(nn.Module()).keys()
 
 
 def unchanged(model: nn.Module) -> Callable[..., Any]:
@@ -35,7 +36,7 @@ def unchanged(model: nn.Module) -> Callable[..., Any]:
         if tracing.compiling():
             return _compiled(settings, tensors, function, *args, **kwargs)
         with _ONE_AT_A_TIME:
-            before = [(now, now.copy()) for module in modules for now in _dicts(module)]
+            before = [(now, now.copy()) for module in modules for now in _containers(module)]
             for module, name, value in settings:
                 vars(module)[name] = value
             try:
@@ -56,17 +57,20 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {"training": True if isinstance(module, nn.TransformerEncoderLayer) else module.training}
 
 
-def _dicts(module: nn.Module) -> list[dict[str, Any]]:
-    """Where a module keeps what it holds."""
+def _containers(module: nn.Module) -> list[Any]:
+    """Where a module keeps what it holds: dicts, among them those and the lists in which a forward remembers results."""
     own = vars(module)
-    return [own, own["_parameters"], own["_buffers"], own["_modules"]]
+    remembered = [value for name, value in own.items() if type(value) in {dict, list} and name not in _OF_EVERY_MODULE]
+    return [own, own["_parameters"], own["_buffers"], own["_modules"], *remembered]
 
 
-def _restore(now: dict[str, Any], then: dict[str, Any]) -> None:
-    if now.keys() == then.keys() and all(map(is_, now.values(), then.values())):
-        return
-    now.clear()
-    now.update(then)
+def _restore(now: Any, then: Any) -> None:
+    if isinstance(now, list):
+        if len(now) != len(then) or not all(map(is_, now, then)):
+            now[:] = then
+    elif now.keys() != then.keys() or not all(map(is_, now.values(), then.values())):
+        now.clear()
+        now.update(then)
 
 
 def _compiled(settings: Any, tensors: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pure_batchops import tracing
 from pure_batchops.torch_privates import BatchNorm, Dropout, InstanceNorm, SpectralNorm, is_hooked, version
-from pure_batchops.types import Buffers, Tree
+from pure_batchops.types import Buffers, Params, Tree
 
 
 def refuse_impure_modules(model: nn.Module) -> None:
@@ -44,30 +44,31 @@ def _refuse_training_mode(where: str, module: nn.Module) -> None:
         raise ValueError(msg)
 
 
-def purity_check(model: nn.Module) -> Callable[[Callable[[Buffers], Tree], Buffers], Tree]:
+def purity_check(model: nn.Module) -> Callable[[Callable[[Buffers], Tree], Params, Buffers], Tree]:
     """How to run a forward pass of the model, so that whatever it does besides is an error.
 
-    Modules of torch in evaluation mode need no check. A module of the user's may write into its buffers; in training mode it
-    may also draw random numbers. The compiler cannot trace the check, so compiled code skips it.
+    Modules of torch in evaluation mode need no check, but for the pools that draw their regions. A module of the user's may
+    write into its buffers, or draw random numbers. The compiler cannot trace the check, so compiled code skips it.
 
     Returns:
-        `run(outputs, buffers)`, which returns `outputs(buffers)`.
+        `run(outputs, params, buffers)`, which returns `outputs(buffers)`.
     """
     is_training = any(module.training for module in model.modules())
-    if not is_training and all(is_torchs(module) and not is_hooked(module) for module in model.modules()):
-        return lambda outputs, buffers: outputs(buffers)
-    watched = {name for name, _ in model.named_buffers()}
+    if not is_training and all(map(_is_known_pure, model.modules())):
+        return lambda outputs, _, buffers: outputs(buffers)
+    held = {name for name, _ in model.named_buffers()}
+    watched = held | {name for name, _ in model.named_parameters()}
 
-    def run(outputs: Callable[[Buffers], Tree], buffers: Buffers) -> Tree:
+    def run(outputs: Callable[[Buffers], Tree], params: Params, buffers: Buffers) -> Tree:
         if tracing.compiling():
             return outputs(buffers)
-        before = random_states() if is_training else []
-        copies = {name: tensor.clone() if name in watched else tensor for name, tensor in buffers.items()}
-        tracked = {name: copies[name] for name in watched & copies.keys() if not copies[name].is_inference()}
+        before = random_states()
+        copies = {name: tensor.clone() if name in held else tensor for name, tensor in buffers.items()}
+        tracked = {name: leaf for name, leaf in {**params, **copies}.items() if name in watched and not leaf.is_inference()}
         versions = {name: version(tensor) for name, tensor in tracked.items()}
         result = outputs(copies)
         written = [name for name, tensor in tracked.items() if version(tensor) != versions[name]]
-        drew = is_training and not all(map(torch.equal, before, random_states()))
+        drew = not all(map(torch.equal, before, random_states()))
         if written or drew:
             raise _impure(written, is_training=is_training)
         return result
@@ -76,16 +77,25 @@ def purity_check(model: nn.Module) -> Callable[[Callable[[Buffers], Tree], Buffe
 
 
 def _impure(written: list[str], *, is_training: bool) -> ValueError:
-    did = f"wrote into its buffers {', '.join(written)}" if written else "drew random numbers (functional dropout?)"
-    way = (
-        f"in training mode it {did}; call model.eval()" if is_training else f"it {did}; let its forward return what it writes"
-    )
-    return ValueError(f"model must be a pure function of params and buffers, but {way}")
+    if written:
+        did, way = f"wrote into its tensors {', '.join(written)}", "let its forward return what it writes"
+    else:
+        did, way = "drew random numbers (functional dropout?)", "draw them before, and hand them over as an input"
+    if is_training:
+        did, way = f"in training mode it {did}", "call model.eval()"
+    else:
+        did = f"it {did}"
+    return ValueError(f"model must be a pure function of params and buffers, but {did}; {way}")
 
 
 def random_states() -> list[Tensor]:
     """The states of the generators that a forward pass may draw from."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+
+
+def _is_known_pure(module: nn.Module) -> bool:
+    draws = isinstance(module, (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d))
+    return is_torchs(module) and not is_hooked(module) and not draws
 
 
 def is_torchs(module: nn.Module) -> bool:
