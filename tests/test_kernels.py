@@ -90,7 +90,6 @@ def rows():
         yield F.pdist, (numbers(4, 3), p)
     yield torch.cdist, (numbers(2, 3), numbers(27, 3))
     indices, starts = torch.tensor([[0, 2, 2], [1, 3, 0]]), torch.tensor([0, 2, 2])
-    yield F.embedding, (indices, numbers(4, 3))
     for mode in ("sum", "mean", "max"):
         yield F.embedding_bag, (indices, numbers(4, 3), None, None, 2, False, mode)
         yield F.embedding_bag, (indices, numbers(4, 3), None, None, 2, False, mode, False, None, False, -2)
