@@ -284,3 +284,30 @@ def physics(params, buffers, x):
 def test_derivative_by_autograd_inside_a_loss_names_torch_func():
     with pytest.raises(RuntimeError, match="torch.func.grad"):
         pb.hessian(physics)({"w": torch.ones(2)}, {}, torch.ones(3), torch.ones(2))
+
+
+def stops(params, buffers, x):
+    h = x @ params["w"]
+    with torch.no_grad():
+        scale = h.square()
+    return h * scale
+
+
+def test_part_under_no_grad_is_refused_in_forward_mode_which_would_go_on():
+    params, x, v = {"w": torch.randn(3).double()}, torch.randn(4, 3).double(), torch.ones(3).double()
+    with pytest.raises(ValueError, match="under torch.no_grad in forward mode"):
+        pb.hessian(stops, mode="forward_over_reverse")(params, {}, x, v)
+    assert_close(pb.hessian(stops)(params, {}, x, v), torch.zeros(3).double())
+
+
+@pytest.mark.parametrize("norm", [torch.ops.aten.layer_norm, torch.ops.aten.layer_norm.default, torch.layer_norm])
+def test_norm_is_right_by_each_of_its_names(norm):
+    def loss(params, buffers, x):
+        return norm(x @ params["a"], [4], params["scale"], None, 1e-5).sin().sum(1)
+
+    params = {"a": torch.randn(3, 4).double(), "scale": torch.randn(4).double()}
+    x, v = torch.randn(5, 3).double(), torch.randn(16).double()
+    leaves = [leaf.clone().requires_grad_() for leaf in params.values()]
+    matrix = dense.hessian(list(loss(dict(zip(params, leaves, strict=True)), {}, x)), leaves)
+    for mode in ("reverse_over_reverse", "forward_over_reverse", "reverse_over_forward"):
+        assert_close(pb.hessian(loss, mode=mode)(params, {}, x, v), matrix @ v)

@@ -24,6 +24,8 @@ PLAIN: dict[Any, Callable[..., Any]] = {
     F.layer_norm: norms.layer_norm,
     torch.layer_norm: norms.layer_norm,
     torch.native_layer_norm: norms.native_layer_norm,
+    **dict.fromkeys((torch.ops.aten.layer_norm, torch.ops.aten.layer_norm.default), norms.layer_norm),
+    **dict.fromkeys((torch.ops.aten.native_layer_norm, torch.ops.aten.native_layer_norm.default), norms.native_layer_norm),
     F.batch_norm: norms.batch_norm,
     torch.batch_norm: norms.torch_batch_norm,
     F.instance_norm: norms.instance_norm,

@@ -20,10 +20,16 @@ def evaluated(function: Callable[..., Tree], params: Params, buffers: Buffers, b
 
     Raises:
         ValueError: if autograd records params, and the result depends neither on them nor on buffers: then every product would
-            be zero. Compiled code does not check it.
+            be zero. Compiled code does not check it. Also if a part runs under torch.no_grad in forward mode.
     """
     with plain_calls(params, buffers, batch) as stopped:
         result = function(params, buffers, batch)
+        if stopped() and torch_privates.in_forward_mode():
+            msg = (
+                "loss must not run a part under torch.no_grad in forward mode, which goes on where reverse mode stops; call "
+                "detach() on the tensor instead, or take another mode"
+            )
+            raise ValueError(msg)
         if stopped() and torch_privates.transforms() == []:
             # Reentrant checkpointing runs a part of the loss under torch.no_grad, and plain autograd may lose it without a
             # word. torch.func refuses it.

@@ -30,6 +30,7 @@ def hessian(
             gradient and v̂ = v / ‖v‖, which needs first derivatives only. It takes four gradients for each v: the product is
             computed again with δ/2. It is refused if the two differ by more than 0.08 % in double or 4 % in single precision,
             because δ crosses a kink (ReLU, max pooling), where the difference is off by the jump of the gradient over 2δ.
+            Parts that the loss detaches move too: with such parts take another mode.
             Of K vectors those are NaN that would be refused alone.
         step: of a finite difference, δ / (1 + ‖θ‖): how far the params move along v, whatever the length of v. By default
             1.5e-8 in double precision, for products exact to about 1e-8, and 0.005 in single, exact to about 1e-4. There,
