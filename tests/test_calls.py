@@ -311,3 +311,11 @@ def test_norm_is_right_by_each_of_its_names(norm):
     matrix = dense.hessian(list(loss(dict(zip(params, leaves, strict=True)), {}, x)), leaves)
     for mode in ("reverse_over_reverse", "forward_over_reverse", "reverse_over_forward"):
         assert_close(pb.hessian(loss, mode=mode)(params, {}, x, v), matrix @ v)
+
+
+@pytest.mark.parametrize("mode", ["reverse_over_reverse", "forward_over_reverse", "reverse_over_forward"])
+def test_derivative_stops_at_data_as_it_does_at_detach(mode):
+    params, x, v = {"w": torch.randn(3).double()}, torch.randn(4, 3).double(), torch.randn(3).double()
+    by_data = pb.hessian(lambda p, b, x: (x @ p["w"]).pow(3) * (x @ p["w"]).data, mode=mode)
+    by_detach = pb.hessian(lambda p, b, x: (x @ p["w"]).pow(3) * (x @ p["w"]).detach())
+    assert_close(by_data(params, {}, x, v), by_detach(params, {}, x, v))

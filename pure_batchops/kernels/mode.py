@@ -20,6 +20,7 @@ from pure_batchops.kernels.foreign import MAY_HOLD_PARAMETERS, refuse_foreign
 from pure_batchops.kernels.table import PLAIN
 
 _ACTIVE: ContextVar[bool] = ContextVar("active", default=False)
+_EAGER = {**PLAIN, Tensor.data.__get__: Tensor.detach}  # type: ignore[attr-defined]  # torch.func does not stop at .data
 _TRACED = [False]  # a list: after a write into a dict, the compiler refuses some models
 _CHECKPOINTED = (
     "loss must not use hooks on saved tensors, as activation checkpointing does: it would compute the forward pass again in "
@@ -43,7 +44,8 @@ class _PlainCalls(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        output = PLAIN.get(func, func)(*args, **kwargs) if kwargs else PLAIN.get(func, func)(*args)
+        function = _EAGER.get(func, func)
+        output = function(*args, **kwargs) if kwargs else function(*args)
         for argument in args:  # each call of torch passes here: nothing else must
             if type(argument) in MAY_HOLD_PARAMETERS:
                 refuse_foreign(func, argument, output, self.given)
