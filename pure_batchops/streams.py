@@ -1,7 +1,7 @@
 """Streams of batches that are read more than once: each time, they must give the same batches in the same order."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from pure_batchops import fingerprints, tracing
 from pure_batchops.types import Batch
 
 
-class Compared(NamedTuple):
+class Compared:
     """Batches that are compared, each time that they are read, with those of the first time.
 
     Attributes:
@@ -19,10 +19,12 @@ class Compared(NamedTuple):
         total: the number of batches, once it is known.
     """
 
-    name: str
-    batches: Any
-    seen: list[str]
-    total: list[int]
+    # A NamedTuple would be a tree to torch, and its batches would be leaves.
+
+    def __init__(self, name: str, batches: Any) -> None:
+        self.name, self.batches = name, batches
+        self.seen: list[str] = []
+        self.total: list[int] = []
 
     def __iter__(self) -> Iterator[Batch]:
         """Read the batches."""
@@ -66,7 +68,7 @@ def in_one_order(name: str, batches: Iterable[Batch]) -> Iterable[Batch]:
     """
     if type(batches) in (list, tuple) or isinstance(batches, (Tensor, Compared)) or tracing.compiling():
         return batches
-    return Compared(name, reiterable(name, batches), [], [])
+    return Compared(name, reiterable(name, batches))
 
 
 def uncompared(batches: Iterable[Batch]) -> Iterable[Batch]:

@@ -72,7 +72,7 @@ def test_loader_that_draws_other_batches_each_time_is_named():
     loader = torch.utils.data.DataLoader(data, batch_size=9, shuffle=True, drop_last=True)
     op = pb.averaged(pb.hessian(lambda params, buffers, x: (x @ params).square() / 2))
     point, v = (torch.zeros(6).double(), {}), torch.ones(6).double()
-    with pytest.raises(RuntimeError, match="op must give the same product each time .* list.batches. keeps them"):
+    with pytest.raises(ValueError, match="the same, in the same order, each time that they are read"):
         pb.conjugate_gradient(op, 0.1)(*point, loader, v)
     pb.conjugate_gradient(op, 0.1)(*point, list(loader), v)
 

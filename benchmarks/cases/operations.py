@@ -38,7 +38,6 @@ OPERATIONS: dict[str, Callable[[Problem], Operation]] = {
     "hessian": lambda p: hessian(p.loss),
     "hessian_forward_over_reverse": partial(_hessian, mode="forward_over_reverse"),
     "hessian_reverse_over_forward": partial(_hessian, mode="reverse_over_forward"),
-    "hessian_finite_difference": partial(_hessian, mode="finite_difference"),
     "gauss_newton": lambda p: gauss_newton(p.loss),
     "inverse_harmonic_mean": lambda p: inverse_harmonic_mean(p.loss, REGULARIZATION),
     "generalized_gauss_newton": lambda p: generalized_gauss_newton(p.model, p.criterion),

@@ -76,7 +76,7 @@ def _agree(whole: Tensor, losses: Tensor, outputs: Tree) -> Tensor:
     tolerance = epsilon**0.5 * losses.abs().mean() + 8 * epsilon * largest
     if whole.numel() > 1:
         return ~whole.isfinite() | ((whole - losses).abs() <= tolerance + epsilon**0.5 * losses.abs())
-    number, n = whole.reshape(()), len(losses)
+    number, n = whole.reshape(()), torch.ones_like(losses).sum()  # the compiler cannot multiply by a length under vmap
     near_sum = (number - losses.sum()).abs() <= n * tolerance
     return ~number.isfinite() | near_sum | ((number - losses.mean()).abs() <= tolerance)
 
