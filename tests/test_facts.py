@@ -274,3 +274,12 @@ def test_layers_whose_rows_are_no_samples_are_not_taken_for_them(loss, batch_dim
     rows = torch.func.jacrev(loss)(params, buffers, batch)
     declared = pb.declared(loss, independent=True, batch_dim=batch_dim)
     assert_close(pb.sample_gradients(declared)(params, buffers, batch), rows)
+
+
+@pytest.mark.parametrize("mode", ["reverse_over_reverse", "forward_over_reverse", "reverse_over_forward", "finite_difference"])
+def test_no_vectors_count_the_samples_too(mode):
+    op = pb.averaged(pb.hessian(lambda params, buffers, x: (params * x).square().sum(1) / 2, mode=mode))
+    batches = [torch.ones(3, 2), torch.ones(3, 2)]
+    assert op(torch.zeros(2), {}, batches, torch.zeros(0, 2)).shape == (0, 2)
+    solved = pb.lissa(op, 1.0, scale=5.0, depth=100)(torch.zeros(2), {}, batches, torch.ones(2))
+    assert_close(solved, torch.tensor([0.5, 0.5]))

@@ -52,6 +52,7 @@ def products(multiplication: Multiplication, form: Form, chunk_size: int | None)
     if form.vectors is None:
         return form.of_tree(multiply(tree))
     if form.vectors == 0:
+        multiply(map_leaves(lambda leaf: leaf.new_zeros(leaf.shape[1:]), tree))  # so that an average learns how many samples
         return form.of_tree(map_leaves(torch.zeros_like, tree))
     chunk = chunk_size or fitting(sum(leaf[0].numel() for leaf in leaves(tree)), numbers_at_once)
     if chunk >= form.vectors > 1:
