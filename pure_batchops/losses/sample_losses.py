@@ -19,8 +19,8 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
     The model runs once on the whole batch; the criterion sees one sample at a time, with a batch axis of length one.
 
     Args:
-        model: a module in eval mode, or a pure `forward(params, buffers, inputs)`. A module is called as `model(inputs)`. If
-            its forward needs several arguments, it gets the items of a tuple or dict. The loss keeps a copy without numbers.
+        model: a module in eval mode, or a pure `forward(params, buffers, inputs)`. The module
+            itself runs, with params and buffers in place of its own tensors; `pure_forward` says with which arguments.
         criterion: one of torch's losses, as a module or function, or any `(output, target) -> one number`. For a batch of
             several samples it must give the mean or the sum of its values for the samples (or all of them). A criterion that
             is meant for one sample says so in its first line: `assert len(output) == 1, f"got {len(output)}"` (torch.compile
