@@ -124,3 +124,16 @@ def show_to_compiled_modes(functions: Iterable[Any]) -> None:
     compiler: Any = sys.modules.get("torch._dynamo.variables.torch")
     if hasattr(compiler, "get_overridable_functions"):
         compiler.get_overridable_functions().update(functions)
+
+
+def edge_of(tensor: Tensor) -> Any:
+    """What `torch.autograd.grad` takes the gradient at a tensor by: an edge of the graph, which later writes leave alone.
+
+    Public since torch 2.2. Before, it is the tensor itself; the caller then must not change it in place.
+    """
+    edge = getattr(torch.autograd.graph, "get_gradient_edge", None)
+    return tensor if edge is None else edge(tensor)
+
+
+unseen: Callable[[], Any] = torch._C.DisableTorchFunction  # noqa: SLF001
+"""A context in which no TorchFunctionMode sees our own calls. It has stood in torch since 1.5. Not under the compiler."""

@@ -17,7 +17,7 @@ every_file = pytest.mark.parametrize("file", FILES, ids=IDS)
 # A room imports rooms of floors further down, and others of its own floor that stand to its left.
 FLOORS = [
     "types torch_privates mappings trees tracing layouts budget checks traits kernels",
-    "noise fingerprints streams tree_functions vectors rows batches points",
+    "sample_axis noise fingerprints streams tree_functions vectors rows batches points",
     "models losses",
     "derivatives gradients",
     "operations",

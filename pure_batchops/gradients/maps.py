@@ -55,19 +55,19 @@ def of_layers(gradients: LayerGradients, trust: Tensor | float, params: Params) 
         parts = leaves(v)
         terms = [matrix @ parts[number].reshape(-1) for number, matrix in matrices.items()]
         terms += [push_through_layer(record, parts[number]) for number, used in records.items() for record in used]
-        return (sum(terms[1:], terms[0]) * trust).to(losses.dtype)
+        return (sum(terms, torch.zeros_like(losses)) * trust).to(losses.dtype)
 
     def pull(u: Tensor) -> Tree:
         total = {number: u.to(matrix.dtype) @ matrix for number, matrix in matrices.items()}
         for number, used in records.items():
             terms = [pull_through_layer(record, u, flat[number]) for record in used]
-            total[number] = sum(terms[1:], terms[0])
+            total[number] = sum(terms[1:], terms[0]) if terms else torch.zeros_like(flat[number])
         return rebuilt(params, [total[number].reshape(leaf.shape).to(leaf.dtype) for number, leaf in enumerate(flat)])
 
     def norms() -> Tensor:
         terms = [wide(matrix).square().sum(1) for matrix in matrices.values()]
-        terms += [squared_norms(used, flat[number]) for number, used in records.items()]
-        return sum(terms[1:], terms[0]) * trust
+        terms += [squared_norms(used, flat[number]) for number, used in records.items() if used]
+        return sum(terms, wide(torch.zeros_like(losses))) * trust
 
     if records:
         return SampleGradients(losses, push, pull, norms, None, None, "by layer", NUMBERS_AT_ONCE)

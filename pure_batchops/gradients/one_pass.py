@@ -1,8 +1,9 @@
-"""The gradients of samples from one pass of plain autograd over the batch, if all parameters sit in known layers.
+"""The gradients of samples from one pass of plain autograd over the batch.
 
-Row i of the gradient of the summed loss at a layer's output is the gradient of ℓᵢ alone, if no other loss depends on row i of
-the output. This is known of a chain of torch's modules. For any other loss a second backward pass shows it, of Σ rᵢ ℓᵢ with
-random rᵢ: row i must become rᵢ times as large. No pass takes the gradient of a weight.
+Sample i of the gradient of the summed loss, at the output of a call where a parameter enters, is the gradient of ℓᵢ alone, if
+no other loss depends on sample i of that output. The calls that follow show it (`sample_axis`). Otherwise a second backward
+pass does, of Σ rᵢ ℓᵢ with random rᵢ: sample i must become rᵢ times as large.
+No pass takes the gradient of a weight.
 """
 
 from typing import Any
@@ -11,44 +12,55 @@ import torch
 from torch import Tensor
 
 from pure_batchops import tracing
-from pure_batchops.gradients.layer import LayerRecord, bias_gradients, weight_gradients, wide
-from pure_batchops.gradients.recorded import Recorded, RecordedLayer
+from pure_batchops.gradients.followed import Followed
+from pure_batchops.gradients.layer import LayerRecord, bias_gradients, wide
+from pure_batchops.gradients.made_of_params import gradients_of_leaves
+from pure_batchops.gradients.recorded import Recorded
 from pure_batchops.gradients.sums import factors
 from pure_batchops.gradients.taps import LayerGradients, like_input
+from pure_batchops.sample_axis.axis import first
 
 
-def gradients_by_one_pass(recorded: Recorded, held: int, *, row_by_row: bool) -> LayerGradients | None:
+def gradients_by_one_pass(recorded: Recorded, held: int) -> LayerGradients | None:
     """The gradients of all samples: formed if they have at most `held` numbers, else those of weights by layer.
 
     Returns:
-        What `LayerGradients` says; None if a parameter is used outside of known layers, or a row belongs to several samples.
+        What `LayerGradients` says; None if a parameter enters in no known way, or a row belongs to several samples.
     """
-    losses, inputs, calls, reasons = recorded
+    losses, calls, reasons = recorded.losses, recorded.calls, recorded.reasons
     if reasons:
         return tracing.refused("one pass", reasons[0])
-    outputs = [call.output for call in calls]
-    deltas = _pulled(losses, outputs, torch.ones_like(losses))
+    deltas = _pulled(losses, calls, torch.ones_like(losses))
     if deltas is None:
         return None
-    if not row_by_row and not _rows_are_samples(losses, outputs, deltas):
+    if not recorded.are_apart and not _rows_are_samples(losses, calls, deltas):
         return tracing.refused("one pass", "a row of a layer's output does not belong to one sample alone")
     with torch.no_grad():
-        return _layer_gradients(calls, deltas, [leaf.detach() for leaf in inputs], losses.detach(), held)
+        records, formed = _records(calls, deltas)
+    return gradients_of_leaves(records, formed, recorded.inputs, losses.detach(), held)
 
 
-def _pulled(losses: Tensor, outputs: list[Tensor], r: Tensor) -> list[Tensor] | None:
-    """The gradients of Σ rᵢ ℓᵢ at outputs of layers; None if autograd refuses what the loss changed in place."""
+def _pulled(losses: Tensor, calls: list[Followed], r: Tensor) -> list[Tensor] | None:
+    """The gradients of Σ rᵢ ℓᵢ at outputs of calls, samples first; None if autograd refuses what the loss changed in place."""
+    edges: list[Any] = [call.edge for call in calls]
     try:
-        found: Any = torch.autograd.grad(losses, outputs, r, retain_graph=True, allow_unused=True)
+        found: Any = torch.autograd.grad(losses, edges, r, retain_graph=True, allow_unused=True)
     except RuntimeError as error:  # a slower way raises the errors of the loss
         return tracing.refused("one pass", str(error))
-    return [torch.zeros_like(output) if part is None else part for part, output in zip(found, outputs, strict=True)]
+    return [_samples_first(call.zeros() if part is None else part, call) for part, call in zip(found, calls, strict=True)]
 
 
-def _rows_are_samples(losses: Tensor, outputs: list[Tensor], deltas: list[Tensor]) -> bool:
+def _samples_first(tensor: Tensor, call: Followed) -> Tensor:
+    """All samples along axis 0. A batch of one sample is a sample as it is."""
+    if call.where is None or call.where.n == 1:
+        return tensor.unsqueeze(0)
+    return first(tensor, call.where)
+
+
+def _rows_are_samples(losses: Tensor, calls: list[Followed], deltas: list[Tensor]) -> bool:
     """Whether row i of each δ is the gradient of ℓᵢ: with probability one if Σ rᵢ ℓᵢ has the rows rᵢ δᵢ."""
     r = factors(losses)
-    for delta, other in zip(deltas, _pulled(losses, outputs, r) or [], strict=True):
+    for delta, other in zip(deltas, _pulled(losses, calls, r) or [], strict=True):
         tolerance = torch.finfo(delta.dtype).eps ** 0.7
         rows = wide(delta).flatten(1)
         gap = wide(other).flatten(1) - wide(r)[:, None] * rows
@@ -57,21 +69,14 @@ def _rows_are_samples(losses: Tensor, outputs: list[Tensor], deltas: list[Tensor
     return True
 
 
-def _layer_gradients(
-    calls: list[RecordedLayer], deltas: list[Tensor], flat: list[Tensor], losses: Tensor, held: int
-) -> LayerGradients:
-    records: dict[int, list[LayerRecord]] = {}
-    gradients: dict[int, Tensor] = {}
+def _records(calls: list[Followed], deltas: list[Tensor]) -> tuple[list[tuple[Tensor, LayerRecord]], list[tuple[Tensor, Tensor]]]:
+    """The records of weights, and the gradients of biases, of each call."""
+    records, formed = [], []
     for call, delta in zip(calls, deltas, strict=True):
-        x = call.x.detach().unsqueeze(1)  # each row is a sample with a batch axis of length one
-        record = LayerRecord(call.kind, call.options, x, like_input(delta.unsqueeze(1), x))
-        records.setdefault(call.weight, []).append(record)
+        x = delta.new_empty(len(delta), 0) if call.x is None else _samples_first(call.x.detach(), call)
+        record = LayerRecord(call.kind, call.options, x, like_input(delta, x))
+        if call.weight is not None:
+            records.append((call.weight, record))
         if call.bias is not None:
-            part = bias_gradients(record, flat[call.bias])
-            gradients[call.bias] = gradients[call.bias] + part if call.bias in gradients else part
-    if len(losses) * sum(leaf.numel() for leaf in flat) <= held:
-        for number, of_weight in records.items():
-            first, *more = (weight_gradients(record, flat[number]) for record in of_weight)
-            gradients[number] = sum(more, first)
-        records = {}
-    return LayerGradients(losses, records, gradients, None)
+            formed.append((call.bias, bias_gradients(record, call.bias)))
+    return records, formed

@@ -15,7 +15,7 @@ from pure_batchops.gradients.maps import SampleGradients, of_layers
 from pure_batchops.gradients.mixing import same_losses, verified
 from pure_batchops.gradients.one_pass import gradients_by_one_pass
 from pure_batchops.gradients.recorded import Recorded, recorded_losses
-from pure_batchops.gradients.sums import Sum, factors, losses_of_halves, sum_of, sum_of_batch, sum_of_recorded, sum_of_rows
+from pure_batchops.gradients.sums import Sum, factors, losses_of_parts, sum_of, sum_of_batch, sum_of_recorded, sum_of_rows
 from pure_batchops.gradients.taps import LayerGradients
 from pure_batchops.losses.checked import checked_losses
 from pure_batchops.traits import traits_of
@@ -59,16 +59,26 @@ def _by_one_pass(
     recorded: Recorded, loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, held: int
 ) -> SampleGradients | None:
     known, losses = traits_of(loss), recorded.losses.detach()
-    layers = gradients_by_one_pass(recorded, held, row_by_row=known.row_by_row)
+    layers = gradients_by_one_pass(recorded, held)
     if layers is None:
         return None
-    if not known.independent and len(losses) > 1:
-        # The gradients are those of the losses that the batch gave, even if they mix samples. In other batches they are not.
-        halves, _ = attempted(losses_of_halves, loss, params, buffers, batch, len(losses))
-        alone = None if halves is None else torch.cat(halves)
-        if alone is None or alone.shape != losses.shape or not bool(same_losses(alone, losses).all()):
-            return tracing.refused("one pass", "samples depend on each other")
+    if not known.independent and len(losses) > 1 and not _same_in_parts(recorded, loss, params, buffers, batch):
+        return tracing.refused("one pass", "samples depend on each other")
     return _logged(of_layers(layers, 1.0, params), "by one pass", layers)
+
+
+def _same_in_parts(recorded: Recorded, loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch) -> bool:
+    """Whether a part of the batch has the losses that it has in the batch.
+
+    The gradients are those of the losses that the batch gave, even if they mix samples. In other batches they are not. Where
+    the calls show that no value mixes samples, only the size of the batch can still matter, and two samples tell.
+    """
+    losses = recorded.losses.detach()
+    size = min(2, len(losses) - 1) if recorded.read_apart else None
+    parts, _ = attempted(losses_of_parts, loss, params, buffers, batch, len(losses), size)
+    alone = None if parts is None else torch.cat(parts)
+    expected = losses if size is None else losses[:size]
+    return alone is not None and alone.shape == expected.shape and bool(same_losses(alone, expected).all())
 
 
 def _by_vmap(

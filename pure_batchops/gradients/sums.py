@@ -112,11 +112,14 @@ def sum_of_rows(rows: list[Tensor], losses: Tensor, start: int = 0) -> Sum:
     return sum_of(losses, [torch.tensordot(r.to(wide(row).dtype), wide(row), 1).to(row.dtype) for row in rows])
 
 
-def losses_of_halves(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, n: int) -> list[Tensor]:
-    """The losses of a batch of n > 1 samples, each half of which goes through the loss alone."""
+def losses_of_parts(
+    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, n: int, first: int | None
+) -> list[Tensor]:
+    """The losses of parts of a batch of n > 1 samples that each go through the loss alone: of the first few, or of both halves."""
     axis, half = traits_of(loss).batch_dim, n // 2
+    spans = [(0, half), (half, n - half)] if first is None else [(0, first)]
     with torch.no_grad():
-        parts = [part(batch, start, size, axis, n) for start, size in ((0, half), (half, n - half))]
+        parts = [part(batch, start, size, axis, n) for start, size in spans]
         return [checked_losses(loss)(params, buffers, each).detach() for each in parts]
 
 

@@ -21,6 +21,7 @@ from pure_batchops.kernels.table import PLAIN
 
 _ACTIVE: ContextVar[bool] = ContextVar("active", default=False)
 _EAGER = {**PLAIN, Tensor.data.__get__: Tensor.detach}  # type: ignore[attr-defined]  # torch.func does not stop at .data
+_FIRST_ORDER: ContextVar[bool] = ContextVar("first_order", default=False)
 _TRACED = [False]  # a list: after a write into a dict, the compiler refuses some models
 _CHECKPOINTED = (
     "loss must not use hooks on saved tensors, as activation checkpointing does: it would compute the forward pass again in "

@@ -1,18 +1,21 @@
 """The losses of the samples of a batch of outputs, from a criterion `(output, target) -> one number`."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure_batchops import checks
+from pure_batchops import checks, tracing
 from pure_batchops.batches import has_samples, length
 from pure_batchops.losses.agreement import agreeing, known, value_on_batch
+from pure_batchops.losses.apart import kept_apart
 from pure_batchops.losses.outputs import checked_outputs
 from pure_batchops.losses.recognized import BY_CLASS, BY_ELEMENT, FUSED, IGNORED, recognized
 from pure_batchops.losses.refused import refuse_batch_weights
-from pure_batchops.trees import tree_map
+from pure_batchops.torch_privates import unseen
+from pure_batchops.trees import leaves, tree_map
 from pure_batchops.types import Criterion, Tree
 
 
@@ -47,7 +50,8 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
             tree_map(lambda leaf: batch_dim if has_samples(leaf, batch_dim) else None, tree) for tree in (outputs, targets)
         )
         whole = value_on_batch(criterion, outputs, _alike(function, outputs, targets)) if n > 1 else None
-        return agreeing(torch.vmap(loss_of_one, in_dims=axes)(outputs, targets), whole, outputs, batch_dim)
+        values = agreeing(torch.vmap(loss_of_one, in_dims=axes)(outputs, targets), whole, outputs, batch_dim)
+        return kept_apart(values, *leaves(outputs))
 
     return losses
 
@@ -72,8 +76,9 @@ def _counted(losses: Tensor, outputs: Tree, targets: Any) -> Tensor:
     """The losses, if no label is ignored: a mean over the labels that count is no mean over samples."""
     if targets.is_floating_point():
         return losses
-    counted = targets != IGNORED
-    return known(counted.all(), losses, outputs, 0, lambda: _ignored(counted))
+    with nullcontext() if tracing.compiling() else unseen():
+        counted = targets != IGNORED
+        return known(counted.all(), losses, outputs, 0, lambda: _ignored(counted))
 
 
 def _ignored(counted: Tensor) -> ValueError:
