@@ -107,13 +107,15 @@ def depends_on_other_leaves(outputs: list[Tensor], inputs: list[Tensor]) -> bool
         return True
     nodes = [leaf.grad_fn for leaf in outputs if leaf.grad_fn is not None]
     seen = set(nodes)
-    while nodes:
-        node = nodes.pop()
-        if hasattr(node, "variable") and id(node.variable) not in own:
+    for node in nodes:  # which grows
+        following = node.next_functions
+        variable = None if following else getattr(node, "variable", None)  # of a leaf; to ask each node is slow
+        if variable is not None and id(variable) not in own:
             return True
-        new = {following for following, _ in node.next_functions if following is not None} - seen
-        seen |= new
-        nodes += new
+        for other, _ in following:
+            if other is not None and other not in seen:
+                seen.add(other)
+                nodes.append(other)
     return False
 
 

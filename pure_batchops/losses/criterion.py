@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pure_batchops import checks
 from pure_batchops.batches import has_samples, length
+from pure_batchops.kernels.mode import plain_calls
 from pure_batchops.losses.agreement import agreeing, known, value_on_batch
 from pure_batchops.losses.outputs import checked_outputs
 from pure_batchops.losses.recognized import BY_CLASS, BY_ELEMENT, FUSED, IGNORED, recognized
@@ -41,13 +42,17 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
         checked_outputs(outputs, batch_dim)
         n = length("the model's outputs and the targets", (outputs, targets), batch_dim)
         if batch_dim == 0 and elementwise is not None and _elements_belong_to_samples(function, outputs, targets):
-            values = _reduced(elementwise(outputs, _alike(function, outputs, targets)), reduction)
+            with plain_calls(outputs, targets):
+                elements = elementwise(outputs, _alike(function, outputs, targets))
+            values = _reduced(elements, reduction)
             return values if reduction == "sum" or function not in BY_CLASS else _counted(values, outputs, targets)
         axes = tuple(
             tree_map(lambda leaf: batch_dim if has_samples(leaf, batch_dim) else None, tree) for tree in (outputs, targets)
         )
-        whole = value_on_batch(criterion, outputs, _alike(function, outputs, targets)) if n > 1 else None
-        return agreeing(torch.vmap(loss_of_one, in_dims=axes)(outputs, targets), whole, outputs, batch_dim)
+        with plain_calls(outputs, targets):
+            whole = value_on_batch(criterion, outputs, _alike(function, outputs, targets)) if n > 1 else None
+            values = torch.vmap(loss_of_one, in_dims=axes)(outputs, targets)
+        return agreeing(values, whole, outputs, batch_dim)
 
     return losses
 
