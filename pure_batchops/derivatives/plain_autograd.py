@@ -107,7 +107,8 @@ def depends_on_other_leaves(outputs: list[Tensor], inputs: list[Tensor]) -> bool
         return True
     nodes = [leaf.grad_fn for leaf in outputs if leaf.grad_fn is not None]
     seen = set(nodes)
-    for node in nodes:  # which grows
+    while nodes:
+        node = nodes.pop()
         following = node.next_functions
         variable = None if following else getattr(node, "variable", None)  # of a leaf; to ask each node is slow
         if variable is not None and id(variable) not in own:

@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-
 Slot = tuple[dict[str, Any], str, str, Tensor]
 """A place of a tensor in a module: the dict, the key in it, the full name of the tensor, and the tensor that stands there."""
 
