@@ -32,7 +32,10 @@ def tree_map(function: Callable[..., Any], tree: Tree) -> Tree:
 
 def leaves(tree: Tree) -> list[Any]:
     """The leaves of a tree, in its order."""
-    return list(tree.values()) if _is_flat(tree) else tree_flatten(tree)[0]
+    if type(tree) not in (dict, tuple, list):
+        return [tree] if isinstance(tree, Tensor) else tree_flatten(tree)[0]
+    parts = list(tree.values() if type(tree) is dict else tree)  # we need not ask torch, which is slow
+    return parts if all(isinstance(part, Tensor) for part in parts) else [leaf for part in parts for leaf in leaves(part)]
 
 
 def rebuilt(like: Tree, new_leaves: list[Any]) -> Tree:
@@ -41,7 +44,7 @@ def rebuilt(like: Tree, new_leaves: list[Any]) -> Tree:
 
 
 def _is_flat(tree: Tree) -> bool:
-    """Whether a tree is a dict of tensors. Most trees are, and we need not ask torch for their leaves, which is slow."""
+    """Whether a tree is a dict of tensors, as most trees are."""
     return type(tree) is dict and all(isinstance(leaf, Tensor) for leaf in tree.values())
 
 
@@ -89,14 +92,7 @@ def named(path: Path) -> str:
 
 
 def tensor_leaves(name: str, tree: Tree) -> list[Tensor]:
-    """The leaves of a tree, in its order, all of which must be tensors.
-
-    Returns:
-        A list.
-
-    Raises:
-        TypeError: if a leaf is no tensor.
-    """
+    """The leaves of a tree, in its order, all of which must be tensors; else a TypeError."""
     for path, leaf in named_leaves(tree).items():
         if not isinstance(leaf, Tensor):
             msg = f"{name} must be a tensor or a tree of tensors, got {type(leaf).__name__} at {named(path)}"

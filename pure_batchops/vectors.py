@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pure_batchops import tracing
 from pure_batchops.layouts import Layout, check_flat, check_width, checked_leaves, is_flat, layout_of, working_dtype
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import Params, Tree, Vector
@@ -50,10 +51,14 @@ class Form(NamedTuple):
             return map_leaves(lambda *parts: torch.cat(parts), *products)
         joined, end = None, 0
         for product in products:
-            some = torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves(product)], 1)
-            joined = some.new_empty(self.value.shape) if joined is None else joined  # and no second copy of all
-            joined[end : end + len(some)] = some
-            end += len(some)
+            blocks = [leaf.reshape(len(leaf), -1) for leaf in leaves(product)]
+            if not tracing.is_untraced(blocks):  # under vmap, some may be batched and some not
+                blocks = [torch.cat(blocks, 1)]
+            joined = blocks[0].new_empty(self.value.shape) if joined is None else joined  # and no second copy of all
+            rows = joined[end : end + len(blocks[0])]
+            for columns, block in zip(rows.split([block.shape[1] for block in blocks], 1), blocks, strict=True):
+                columns.copy_(block)
+            end += len(rows)
         return joined
 
     def of_rows(self, product: Tensor) -> Vector:

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
 import pure_batchops as pb
+from pure_batchops.averages.folds import average_fold
 from pure_batchops.testing import AVERAGE_LAWS, check_average
 from pure_batchops.testing.parts import cut
 from tests.strategies import KINDS, problem, seeds
@@ -473,3 +474,15 @@ def test_product_that_is_not_finite_names_the_batch_by_option():
     assert_close(pb.averaged(op, finite=True)(params, {}, batches[:1], params), params)
     with pytest.raises(TypeError, match="finite must be True or False"):
         pb.averaged(op, finite="no")
+
+
+def test_sums_in_place_are_those_of_pure_steps_and_touch_nothing_that_was_given():
+    start = pb.average_step(pb.average_start(), torch.ones(2, 50_000), 3)
+    products = [(torch.randn(2, 50_000), weight) for weight in (0, 2, 0.5)]
+    products.append((torch.randn(50_000, 2).t(), 4))  # not contiguous
+    before = [start.total.clone(), *[product.clone() for product, _ in products]]
+    folded, stepped = average_fold(start, products), reduce(lambda state, pair: pb.average_step(state, *pair), products, start)
+    assert torch.equal(folded.total, stepped.total)
+    assert folded[1:] == stepped[1:]
+    assert all(map(torch.equal, before, [start.total, *[product for product, _ in products]]))
+    assert folded.total.data_ptr() != start.total.data_ptr()

@@ -377,3 +377,25 @@ def test_errors_of_torch_name_a_way_out():
     stacked = {"w": torch.rand(2, 1, 1)}
     with pytest.raises(RuntimeError, match="one member of the ensemble"):
         torch.vmap(pb.hessian(masked), in_dims=(0, None, None, None))(stacked, {}, x, torch.ones(1))
+
+
+def test_a_model_that_was_rebuilt_since_reads_no_number_of_its_own():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)).requires_grad_(False)
+    forward, x = pb.pure_forward(model), torch.ones(1, 2)
+    params = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    model[2] = nn.Linear(2, 2).requires_grad_(False)
+    assert forward(params, {}, x).count_nonzero() == 0  # the new module has the same names
+    model[2].weight = model[0].weight
+    with pytest.raises(ValueError, match="multiple values"):
+        forward({**params, "2.weight": torch.ones(2, 2)}, {}, x)
+    model[2].register_buffer("more", torch.ones(2))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        forward({**params, "2.weight": params["0.weight"]}, {}, x)
+
+
+def test_a_module_has_its_own_tensors_back_after_an_error():
+    model = nn.Linear(2, 2)
+    before = dict(model.named_parameters())
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        pb.pure_forward(model)(*pb.functional_state(model), torch.ones(1, 3))
+    assert all(tensor is before[name] for name, tensor in model.named_parameters())

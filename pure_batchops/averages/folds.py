@@ -1,11 +1,11 @@
 """Averages of products: one fold over a stream, with the states of `state`."""
 
 from collections.abc import Iterable
-from functools import reduce
 from typing import Any
 
 from pure_batchops import checks
-from pure_batchops.averages.state import AverageState, average_result, average_start, average_step
+from pure_batchops.averages.state import AverageState, average_result, average_start, step_by
+from pure_batchops.averages.terms import added, added_in_place
 from pure_batchops.batches import n_points
 from pure_batchops.types import Batch, Tree
 
@@ -35,7 +35,11 @@ def weighted_average(pairs: Iterable[tuple[Tree, float]]) -> Tree:
 
 def average_fold(state: AverageState, pairs: Iterable[tuple[Tree, float]]) -> AverageState:
     """The state after all the pairs (product, weight)."""
-    return reduce(lambda so_far, item: average_step(so_far, *_pair(item)), pairs, state)
+    add = added
+    for item in pairs:
+        state = step_by(add, state, *_pair(item))
+        add = added_in_place  # the first step made new sums, which nobody else holds
+    return state
 
 
 def chunk_average(products: Iterable[Tree]) -> Tree:

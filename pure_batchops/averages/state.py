@@ -3,21 +3,16 @@
 Every average is made of these four. States add, so averages of parts can be merged, in any number of processes.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pure_batchops.averages.checked import check_product, check_total, checked_weight
+from pure_batchops.averages.terms import added, weighted
 from pure_batchops.trees import leaves, map_leaves, named, named_leaves, rebuilt, same_leaves
 from pure_batchops.types import Tree
-
-_WIDER = {
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float32: torch.float64,
-    torch.complex64: torch.complex128,
-}
 
 NOTHING = "there is nothing to average: the stream is empty (a generator that was already used up?)"
 """What an average over no batches says."""
@@ -74,15 +69,32 @@ def average_step(state: AverageState, product: Tree, weight: float = 1.0) -> Ave
         >>> average_step(average_start(), torch.tensor([1.0]), 2)
         AverageState(total=tensor([2.], dtype=torch.float64), weight=2.0, batches=1, dtypes=(torch.float32,))
     """
+    return step_by(added, state, product, weight)
+
+
+def step_by(add: Callable[[Tensor, Tensor, float], Tensor], state: AverageState, product: Tree, weight: float) -> AverageState:
+    """The state with one more product, whose leaves are added by `add(total, leaf, weight)`."""
     weight = checked_weight(weight)
     check_product(product)
-    total = map_leaves(lambda leaf: _weighted(leaf.to(_WIDER.get(leaf.dtype, leaf.dtype)), weight), product)
-    return average_merge(state, AverageState(total, weight, 1, tuple(leaf.dtype for leaf in leaves(product))))
+    dtypes = tuple(leaf.dtype for leaf in leaves(product))
+    if state.total is None:
+        return AverageState(map_leaves(lambda leaf: weighted(leaf, weight), product), weight, 1, dtypes)
+    sums = [add(total, leaf, weight) for total, leaf in _pairs(state, product, dtypes)]
+    return AverageState(rebuilt(state.total, sums), state.weight + weight, state.batches + 1, state.dtypes)
 
 
-def _weighted(leaf: Tensor, weight: float) -> Tensor:
-    """Weight times a leaf. A batch of weight zero adds nothing, whatever its product is."""
-    return leaf * weight if weight else torch.zeros_like(leaf)
+def _pairs(state: AverageState, other: Tree, dtypes: tuple[torch.dtype, ...]) -> list[tuple[Tensor, Tensor]]:
+    """The leaves of the sum in a state, each with that of another sum or product; its products have these dtypes."""
+    expected = named_leaves(state.total)
+    given, other_dtypes = same_leaves("each product", expected, other), dict(zip(named_leaves(other), dtypes, strict=True))
+    for (path, leaf), dtype, term in zip(expected.items(), state.dtypes, given, strict=True):
+        if leaf.shape != term.shape or dtype != other_dtypes[path]:
+            msg = (
+                f"all products must have one shape and dtype, got at {named(path)} {tuple(leaf.shape)} {dtype} "
+                f"and {tuple(term.shape)} {other_dtypes[path]}"
+            )
+            raise ValueError(msg)
+    return list(zip(expected.values(), given, strict=True))
 
 
 def average_merge(one: AverageState, other: AverageState) -> AverageState:
@@ -105,17 +117,7 @@ def average_merge(one: AverageState, other: AverageState) -> AverageState:
     """
     if one.total is None or other.total is None:
         return other if one.total is None else one
-    expected = named_leaves(one.total)
-    terms = same_leaves("each product", expected, other.total)
-    other_dtypes = dict(zip(named_leaves(other.total), other.dtypes, strict=True))
-    for (path, leaf), dtype, term in zip(expected.items(), one.dtypes, terms, strict=True):
-        if leaf.shape != term.shape or dtype != other_dtypes[path]:
-            msg = (
-                f"all products must have one shape and dtype, got at {named(path)} {tuple(leaf.shape)} {dtype} "
-                f"and {tuple(term.shape)} {other_dtypes[path]}"
-            )
-            raise ValueError(msg)
-    sums = [leaf.to(term.device) + term for leaf, term in zip(expected.values(), terms, strict=True)]
+    sums = [leaf.to(term.device) + term for leaf, term in _pairs(one, other.total, other.dtypes)]
     return AverageState(rebuilt(one.total, sums), one.weight + other.weight, one.batches + other.batches, one.dtypes)
 
 

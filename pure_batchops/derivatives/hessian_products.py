@@ -18,15 +18,20 @@ from pure_batchops.types import LinearMap, Params, Tree
 
 def hessian_of(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
     """V ↦ ∇²f(params) v, reverse over reverse."""
+    return _recorded(function, params, _transformed)
+
+
+def _recorded(function: Callable[[Params], Tensor], params: Params, otherwise: Callable[..., LinearMap]) -> LinearMap:
+    """By plain autograd, which records the gradient once for all v; `otherwise(function, params)` where it may not serve."""
     recorded = recording(function, params)
     if recorded is None:
-        return _transformed(function, params)
+        return otherwise(function, params)
     tracing.log("hessian: plain autograd")
     value, inputs = recorded
     with torch.enable_grad():
         gradient = recorded_pull([value], inputs, [torch.ones_like(value)], record=True)
     return plain_unless_traced(
-        lambda v: rebuilt(params, recorded_pull(gradient, inputs, leaves(v))), partial(_transformed, function, params)
+        lambda v: rebuilt(params, recorded_pull(gradient, inputs, leaves(v))), partial(otherwise, function, params)
     )
 
 
@@ -42,6 +47,11 @@ def _forward_over_reverse(function: Callable[[Params], Tensor], params: Params) 
 
 
 def _reverse_over_forward(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
+    """V ↦ ∇(∇f·v). By plain autograd that is the pullback of the gradient, which reverse over reverse takes."""
+    return _recorded(function, params, _gradient_of_slope)
+
+
+def _gradient_of_slope(function: Callable[[Params], Tensor], params: Params) -> LinearMap:
     def slope(p: Params, v: Tree) -> Any:  # ∇ℓ(θ)·v
         return sum((g * d).sum() for g, d in zip(leaves(grad(function)(p)), leaves(v), strict=True))
 

@@ -109,11 +109,14 @@ def depends_on_other_leaves(outputs: list[Tensor], inputs: list[Tensor]) -> bool
     seen = set(nodes)
     while nodes:
         node = nodes.pop()
-        if hasattr(node, "variable") and id(node.variable) not in own:
+        following = node.next_functions
+        variable = None if following else getattr(node, "variable", None)  # of a leaf; to ask each node is slow
+        if variable is not None and id(variable) not in own:
             return True
-        new = {following for following, _ in node.next_functions if following is not None} - seen
-        seen |= new
-        nodes += new
+        for other, _ in following:
+            if other is not None and other not in seen:
+                seen.add(other)
+                nodes.append(other)
     return False
 
 

@@ -19,7 +19,6 @@ from pure_batchops import tracing
 from pure_batchops.kernels.foreign import MAY_HOLD_PARAMETERS, refuse_foreign
 from pure_batchops.kernels.table import PLAIN
 
-_ACTIVE: ContextVar[bool] = ContextVar("active", default=False)
 _EAGER = {**PLAIN, Tensor.data.__get__: Tensor.detach}  # type: ignore[attr-defined]  # torch.func does not stop at .data
 _FIRST_ORDER: ContextVar[bool] = ContextVar("first_order", default=False)
 _TRACED = [False]  # a list: after a write into a dict, the compiler refuses some models
@@ -36,11 +35,12 @@ class _PlainCalls(TorchFunctionMode):
     Attributes:
         given: what the loss may read.
         stopped: whether a call under torch.no_grad got a tensor that autograd records, so that its derivative stops there.
+        entered: whether it looks at calls now.
     """
 
     def __init__(self, given: Any) -> None:
         super().__init__()
-        self.given, self.stopped = given, False
+        self.given, self.stopped, self.entered = given, False, False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -55,6 +55,9 @@ class _PlainCalls(TorchFunctionMode):
         if not self.stopped and not torch.is_grad_enabled():
             self.stopped = any(isinstance(argument, Tensor) and argument.requires_grad for argument in args)
         return output
+
+
+_ACTIVE: ContextVar[_PlainCalls | None] = ContextVar("active", default=None)
 
 
 class _PlainCallsTraced(TorchFunctionMode):
@@ -79,15 +82,42 @@ def plain_calls(*given: Any) -> Generator[Callable[[], bool], None, None]:
     if tracing.compiling():
         with _traced():
             yield bool
-    elif _ACTIVE.get():
+        return
+    mode = _ACTIVE.get()
+    if mode is None:
+        with watched(*given) as stopped, plain_calls():
+            yield stopped
+    elif mode.entered:
         yield bool
     else:
-        token, mode = _ACTIVE.set(True), _PlainCalls(given)
+        mode.entered = True
         try:
             with disable_saved_tensors_hooks(_CHECKPOINTED), mode:
-                yield lambda: mode.stopped
+                yield bool
         finally:
-            _ACTIVE.reset(token)
+            mode.entered = False
+
+
+@contextmanager
+def watched(*given: Any) -> Generator[Callable[[], bool], None, None]:
+    """As `plain_calls`, for code that enters it wherever it runs code that is not ours: our own calls are not looked at.
+
+    Args:
+        *given: as for `plain_calls`.
+
+    Yields:
+        As `plain_calls`.
+    """
+    if tracing.compiling() or _ACTIVE.get() is not None:
+        with plain_calls():
+            yield bool
+        return
+    mode = _PlainCalls(given)
+    token = _ACTIVE.set(mode)
+    try:
+        yield lambda: mode.stopped
+    finally:
+        _ACTIVE.reset(token)
 
 
 @contextmanager

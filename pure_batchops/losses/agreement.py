@@ -51,7 +51,7 @@ def agreeing(losses: Tensor, whole: Any, outputs: Tree, batch_dim: int) -> Tenso
 
 def known(good: Tensor, losses: Tensor, outputs: Tree, batch_dim: int, error: Callable[[], Exception] | None = None) -> Tensor:
     """The losses if all are good; otherwise the error, or NaN in the losses and in their derivatives."""
-    holds = readable(good.all())
+    holds = readable(good.all() if good.dim() else good)
     if holds:
         return losses
     if holds is False and error is not None:

@@ -1,7 +1,7 @@
 """The losses of the samples of a batch of outputs, from a criterion `(output, target) -> one number`."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pure_batchops import checks, tracing
 from pure_batchops.batches import has_samples, length
+from pure_batchops.kernels.mode import plain_calls
 from pure_batchops.losses.agreement import agreeing, known, value_on_batch
 from pure_batchops.losses.apart import kept_apart
 from pure_batchops.losses.outputs import checked_outputs
@@ -44,13 +45,18 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
         checked_outputs(outputs, batch_dim)
         n = length("the model's outputs and the targets", (outputs, targets), batch_dim)
         if batch_dim == 0 and elementwise is not None and _elements_belong_to_samples(function, outputs, targets):
-            values = _reduced(elementwise(outputs, _alike(function, outputs, targets)), reduction)
+            with plain_calls(outputs, targets):
+                elements = elementwise(outputs, _alike(function, outputs, targets))
+            values = _reduced(elements, reduction)
             return values if reduction == "sum" or function not in BY_CLASS else _counted(values, outputs, targets)
         axes = tuple(
             tree_map(lambda leaf: batch_dim if has_samples(leaf, batch_dim) else None, tree) for tree in (outputs, targets)
         )
-        whole = value_on_batch(criterion, outputs, _alike(function, outputs, targets)) if n > 1 else None
-        values = agreeing(torch.vmap(loss_of_one, in_dims=axes)(outputs, targets), whole, outputs, batch_dim)
+with plain_calls(outputs, targets):
+            values = torch.vmap(loss_of_one, in_dims=axes)(outputs, targets)
+        with _unseen():
+            whole = value_on_batch(criterion, outputs, _alike(function, outputs, targets)) if n > 1 else None
+            values = agreeing(values, whole, outputs, batch_dim)
         return kept_apart(values, *leaves(outputs))
 
     return losses
@@ -76,9 +82,15 @@ def _counted(losses: Tensor, outputs: Tree, targets: Any) -> Tensor:
     """The losses, if no label is ignored: a mean over the labels that count is no mean over samples."""
     if targets.is_floating_point():
         return losses
-    with nullcontext() if tracing.compiling() else unseen():
+    with _unseen():
         counted = targets != IGNORED
         return known(counted.all(), losses, outputs, 0, lambda: _ignored(counted))
+
+
+def _unseen() -> AbstractContextManager[Any]:
+    """For our own looks at numbers, which no follower of the calls shall take for those of the loss."""
+    context: AbstractContextManager[Any] = nullcontext() if tracing.compiling() else unseen()
+    return context
 
 
 def _ignored(counted: Tensor) -> ValueError:

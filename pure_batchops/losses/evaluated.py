@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.func import vjp
 
 from pure_batchops import torch_privates, tracing
-from pure_batchops.kernels.mode import plain_calls
+from pure_batchops.kernels.mode import plain_calls, watched
+from pure_batchops.traits import traits_of
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import Buffers, Params, Tree
 
@@ -22,7 +23,7 @@ def evaluated(function: Callable[..., Tree], params: Params, buffers: Buffers, b
         ValueError: if autograd records params, and the result depends neither on them nor on buffers: then every product would
             be zero. Compiled code does not check it. Also if a part runs under torch.no_grad in forward mode.
     """
-    with plain_calls(params, buffers, batch) as stopped:
+    with (watched if traits_of(function).plain else plain_calls)(params, buffers, batch) as stopped:
         result = function(params, buffers, batch)
         if stopped() and torch_privates.in_forward_mode():
             msg = (

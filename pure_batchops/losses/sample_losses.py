@@ -4,13 +4,14 @@ from torch import Tensor, nn
 
 from pure_batchops import checks
 from pure_batchops.batches import pair
+from pure_batchops.kernels.mode import plain_calls
 from pure_batchops.losses.criterion import output_losses
 from pure_batchops.losses.recognized import recognized
 from pure_batchops.models.forward import pure_forward
 from pure_batchops.models.row_by_row import is_row_by_row
 from pure_batchops.points import saw_losses
 from pure_batchops.traits import marked
-from pure_batchops.types import Batch, Buffers, Criterion, Forward, Params, SampleLosses, Traits
+from pure_batchops.types import Batch, Buffers, Criterion, Forward, Params, SampleLosses, Traits, Tree
 
 
 def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: int = 0) -> SampleLosses:
@@ -47,7 +48,10 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
         >>> loss({"slope": torch.tensor(2.0)}, {}, (torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.0])))
         tensor([ 4., 16.])
     """
-    forward, axis = pure_forward(model), checks.axis("batch_dim", batch_dim)
+    forward, axis = (
+        pure_forward(model) if isinstance(model, nn.Module) else _plain(pure_forward(model)),
+        checks.axis("batch_dim", batch_dim),
+    )
     criteria = output_losses(criterion, axis)
 
     def loss(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
@@ -58,4 +62,14 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
 
     row_by_row = axis == 0 and is_row_by_row(model)
     is_known = recognized(criterion).elementwise is not None  # any other is compared with its value on the batch
-    return marked(loss, Traits(batch_dim=axis, independent=row_by_row and is_known, row_by_row=row_by_row))
+    return marked(loss, Traits(batch_dim=axis, independent=row_by_row and is_known, row_by_row=row_by_row, plain=True))
+
+
+def _plain(forward: Forward) -> Forward:
+    """The forward pass of the user's own, in plain operations; that of a module sees to it itself."""
+
+    def plain(params: Params, buffers: Buffers, inputs: Tree) -> Tree:
+        with plain_calls(params, buffers, inputs):
+            return forward(params, buffers, inputs)
+
+    return plain

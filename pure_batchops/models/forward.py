@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pure_batchops import checks
 from pure_batchops.kernels.mode import plain_calls
-from pure_batchops.models.live import unchanged
+from pure_batchops.models.live import running
 from pure_batchops.models.purity import purity_check, refuse_impure_modules
 from pure_batchops.models.wrappers import refuse_wrappers
 from pure_batchops.trees import tree_map
@@ -55,7 +54,7 @@ def pure_forward(model: nn.Module | Forward) -> Forward:
     refuse_impure_modules(model)
     shapes = {name: tensor.shape for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
     arguments_of = _reader(model)
-    run, keep = purity_check(model), unchanged(model)
+    checked, run = purity_check(model), running(model)
     in_place = any(getattr(module, "inplace", False) for module in model.modules())
 
     def forward(params: Params, buffers: Buffers, inputs: Tree) -> Tree:
@@ -63,10 +62,10 @@ def pure_forward(model: nn.Module | Forward) -> Forward:
         arguments, keywords = arguments_of(_copied(inputs) if in_place else inputs)
 
         def outputs(buffers: Buffers) -> Tree:
-            return keep(functional_call, model, (params, buffers), arguments, keywords, strict=True)
+            with plain_calls(params, buffers, inputs):
+                return run(params, buffers, arguments, keywords)
 
-        with plain_calls(params, buffers, inputs):
-            return run(outputs, params, buffers)
+        return checked(outputs, params, buffers)
 
     return forward
 
