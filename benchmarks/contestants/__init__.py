@@ -104,9 +104,10 @@ def field(names: Collection[str] | None = None) -> Field:
 
 def _attending(product: Product, problem: Problem, v: Tensor) -> Multiplication:
     """The product of a contestant, with plain attention if the problem has attention."""
-    multiplication = product(problem, v)
     if not problem.attention:
-        return multiplication
+        return product(problem, v)
+    with plain_attention():  # some look at the model before they multiply
+        multiplication = product(problem, v)
 
     def call() -> object:
         with plain_attention():
