@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases.attention import plain_attention
 from benchmarks.cases.operations import MATRICES, OPERATIONS
 from benchmarks.cases.problems import RECIPES
 from benchmarks.contestants import CONTESTANTS, field
@@ -21,6 +20,7 @@ from benchmarks.tables.growth import growth_table
 from benchmarks.tables.inverses import inverses_table
 from benchmarks.tables.operations import operations_table
 from benchmarks.tables.peers import peers_table
+from benchmarks.tables.targets import targets_table
 from benchmarks.times import Effort
 
 SECTIONS: dict[str, Callable[[Plan], Table]] = {
@@ -29,6 +29,7 @@ SECTIONS: dict[str, Callable[[Plan], Table]] = {
     "figures": figures_table,
     "inverses": inverses_table,
     "growth": growth_table,
+    "targets": targets_table,
 }
 
 EFFORT, QUICK_EFFORT = Effort(11, seconds=20.0), Effort(3, seconds=0.1)
@@ -36,12 +37,11 @@ QUICK_PROBLEMS = ("tiny", "mlp")
 QUICK_SECTIONS = ("operations", "peers", "growth")
 
 
-def main(arguments: Sequence[str] | None = None, rounds: int | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables, and write the files that the options ask for.
 
     Args:
         arguments: the command line; by default the arguments of the process.
-        rounds: the most rounds; by default what the options imply.
     """
     options = _parser().parse_args(arguments)
     if not is_measurable():
@@ -52,13 +52,12 @@ def main(arguments: Sequence[str] | None = None, rounds: int | None = None) -> N
         problems=_picked(options.problem, RECIPES, QUICK_PROBLEMS if options.quick else RECIPES),
         operations=_picked(options.operation, OPERATIONS, MATRICES if options.quick else OPERATIONS),
         field=field(_picked(options.contestant, CONTESTANTS, CONTESTANTS)),
-        effort=effort._replace(rounds=rounds or effort.rounds),
+        effort=effort._replace(rounds=options.rounds or effort.rounds),
         quick=options.quick,
     )
     print(heading(plan.field, plan.effort.rounds), flush=True)
-    with plain_attention():
-        names = _picked(options.section, SECTIONS, QUICK_SECTIONS if options.quick else SECTIONS)
-        tables = {name: printed(SECTIONS[name](plan)) for name in names}
+    names = _picked(options.section, SECTIONS, QUICK_SECTIONS if options.quick else SECTIONS)
+    tables = {name: printed(SECTIONS[name](plan)) for name in names}
     if options.json:
         everything = document(plan.field, plan.effort.rounds, tables)
         options.json.write_text(json.dumps(everything, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
@@ -77,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "curves; many vectors against peers on tiny only"
     )
     parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"at most so many, not {EFFORT.rounds}")
     known = {"section": SECTIONS, "problem": RECIPES, "operation": OPERATIONS, "contestant": CONTESTANTS}
     for option, choices in known.items():
         meaning = f"only this one; may be repeated: {', '.join(choices)}"

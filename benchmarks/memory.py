@@ -22,7 +22,6 @@ from pkgutil import resolve_name
 
 import torch
 
-from benchmarks.cases.attention import plain_attention
 from benchmarks.cases.influences import INFLUENCES
 from benchmarks.cases.operations import GRADIENT, OPERATIONS, product
 from benchmarks.cases.problems import Problem, plain_gradient, problem_named, vectors
@@ -109,9 +108,8 @@ def _main() -> None:
     parser.add_argument("--vectors", type=int, default=0, metavar="K")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with plain_attention():
-        for operation in options.operation:
-            print(_peak_over_base(options.problem, options.samples, operation, options.vectors) / 1e6)
+    for operation in options.operation:
+        print(_peak_over_base(options.problem, options.samples, operation, options.vectors) / 1e6)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import torch.multiprocessing as multiprocessing
 from torch import nn
 
 import pure_batchops as pb
-from benchmarks.cases.problems import Recipe, perceptron, pieces, problem_of, vectors
+from benchmarks.cases.models import perceptron
+from benchmarks.cases.problems import Recipe, pieces, problem_of, vectors
 from benchmarks.pictures.scaling import draw_scaling
 from benchmarks.times import Call, Effort, in_turn
 from pure_batchops import distributed

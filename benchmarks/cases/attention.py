@@ -1,4 +1,4 @@
-"""The setting under which models with attention have second derivatives."""
+"""The setting under which contestants find second derivatives of models with attention. We need none."""
 
 from collections.abc import Generator
 from contextlib import contextmanager

@@ -1,6 +1,6 @@
 """The problems on which operations are measured: a model, its loss and a seeded batch, in float32."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.cases import models
 from pure_batchops import SampleLosses, functional_state, sample_losses, stack_states
 
 Batch = tuple[Tensor, Tensor]
@@ -23,6 +24,7 @@ class Problem(NamedTuple):
     params: dict[str, Tensor]
     buffers: dict[str, Tensor]
     batch: Batch
+    attention: bool = False
 
 
 class Recipe(NamedTuple):
@@ -33,7 +35,10 @@ class Recipe(NamedTuple):
         sample: the shape of one input.
         classes: their number.
         samples: the size of the batch.
-        many: whether many vectors are measured too; on a slow problem they are not.
+        many: whether the tables measure many vectors too; on a slow problem they do not.
+        tokens: whether each input is a text of tokens. Each token is one of the classes, and has a target.
+        attention: whether contestants need attention by plain matrix products.
+        tabled: whether it is in the tables `operations` and `peers` too, and not in `targets` alone.
     """
 
     model: Callable[[], nn.Module]
@@ -41,13 +46,25 @@ class Recipe(NamedTuple):
     classes: int
     samples: int
     many: bool = True
+    tokens: bool = False
+    attention: bool = False
+    tabled: bool = True
 
+
+_TEXTS = Recipe(lambda: models.GPT(256), (64,), 256, samples=8, many=False, tokens=True, attention=True)
 
 RECIPES = {
-    "tiny": Recipe(lambda: perceptron(10, 32, 32, 3), (10,), classes=3, samples=64),
-    "mlp": Recipe(lambda: perceptron(784, 512, 512, 10), (784,), classes=10, samples=128),
-    "cnn": Recipe(lambda: _convolutional(), (3, 32, 32), classes=10, samples=64),
-    "transformer": Recipe(lambda: _Transformer(), (64, 256), classes=10, samples=16, many=False),
+    "tiny": Recipe(lambda: models.perceptron(10, 32, 32, 3), (10,), classes=3, samples=64),
+    "mlp": Recipe(lambda: models.perceptron(784, 512, 512, 10), (784,), classes=10, samples=128),
+    "cnn": Recipe(lambda: models.convolutional(), (3, 32, 32), classes=10, samples=64),
+    "transformer": Recipe(lambda: models.Transformer(), (64, 256), classes=10, samples=16, many=False, attention=True),
+    "mlp_module": Recipe(lambda: models.Perceptron(784, 512, 512, 10), (784,), classes=10, samples=128, many=False),
+    "cnn_module": Recipe(lambda: models.Convolutional(), (3, 32, 32), classes=10, samples=64, many=False),
+    "resnet": Recipe(lambda: models.Residual(), (3, 32, 32), classes=10, samples=32, many=False),
+    "gpt": _TEXTS,
+    "mlp64": Recipe(lambda: models.Perceptron(64, 64, 64, 10), (64,), classes=10, samples=128, tabled=False),
+    "gpt_vocabulary": _TEXTS._replace(model=lambda: models.GPT(50_257), classes=50_257, samples=4, tabled=False),
+    "gpt2": _TEXTS._replace(model=lambda: models.GPT2(256), tabled=False),
 }
 
 
@@ -56,15 +73,26 @@ def problem_named(name: str, samples: int | None = None) -> Problem:
     return problem_of(name, RECIPES[name], samples)
 
 
+def tabled(names: Iterable[str]) -> list[str]:
+    """The names of the problems that the tables `operations` and `peers` have."""
+    return [name for name in names if RECIPES[name].tabled]
+
+
 def problem_of(name: str, recipe: Recipe, samples: int | None = None) -> Problem:
     """The problem of a recipe."""
     n = samples or recipe.samples
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = recipe.model().eval()
-        batch = torch.randn(n, *recipe.sample), torch.randint(recipe.classes, (n,))
+        batch = _texts(recipe, n) if recipe.tokens else (torch.randn(n, *recipe.sample), torch.randint(recipe.classes, (n,)))
     params, buffers = functional_state(model)
-    return Problem(name, sample_losses(model, cross_entropy), model, cross_entropy, params, buffers, batch)
+    return Problem(name, sample_losses(model, cross_entropy), model, cross_entropy, params, buffers, batch, recipe.attention)
+
+
+def _texts(recipe: Recipe, n: int) -> Batch:
+    """Texts of random tokens, and the targets of all tokens."""
+    inputs, targets = torch.randint(recipe.classes, (2, n, *recipe.sample))
+    return inputs, targets
 
 
 def pieces(batch: Batch, size: int) -> list[Batch]:
@@ -106,32 +134,3 @@ def members(problem: Problem, count: int) -> list[Problem]:
 def stacked_members(problem: Problem, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The params and buffers of the ensemble, each with a leading axis."""
     return stack_states([(member.params, member.buffers) for member in members(problem, count)])
-
-
-def perceptron(*widths: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:
-    """Linear layers of these widths, with the activation between them."""
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
-        layers += [nn.Linear(fan_in, fan_out), activation()]
-    return nn.Sequential(*layers[:-1])
-
-
-def _convolutional() -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(2048, 10)),
-    )
-
-
-class _Transformer(nn.Module):
-    """One transformer block, the mean over the positions, and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.block = nn.TransformerEncoderLayer(256, 4, dim_feedforward=1024, dropout=0.0, batch_first=True)
-        self.head = nn.Linear(256, 10)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(self.block(inputs).mean(1))

@@ -4,14 +4,19 @@ A file has `PRODUCTS`, from names of OPERATIONS to functions `(problem, v) -> Mu
 have `INFLUENCES`, from names of OPERATIONS to functions `(problem, train, test) -> call` that give the influences,
 `(test points, training points)`, by the inverse of that matrix. A function raises `NotOffered` for the problems that the
 contestant cannot do. A file imports nothing from the tables.
+
+Where a model has attention, the products of contestants run with plain attention, as the fused kernels have no second
+derivative. Ours, and the plain gradient, run as a user calls them.
 """
 
 from collections.abc import Callable, Collection
+from functools import partial
 from importlib import import_module, metadata
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from benchmarks.cases.attention import plain_attention
 from benchmarks.cases.problems import Batch, Problem
 from benchmarks.times import Call
 
@@ -28,7 +33,8 @@ class Multiplication(NamedTuple):
     flat: Callable[[Any], Tensor]
 
 
-Products = dict[str, Callable[[Problem, Tensor], Multiplication]]
+Product = Callable[[Problem, Tensor], Multiplication]
+Products = dict[str, Product]
 Influences = dict[str, Callable[[Problem, list[Batch], Batch], Callable[[], Tensor]]]
 
 
@@ -90,10 +96,24 @@ def field(names: Collection[str] | None = None) -> Field:
         except Exception as error:  # any reason for a failing import
             everybody.missing[name] = f"{reason(error)}; install it by: {install}"
             continue
-        everybody.products[name] = contestant.PRODUCTS
+        everybody.products[name] = {key: partial(_attending, product) for key, product in contestant.PRODUCTS.items()}
         everybody.influences[name] = getattr(contestant, "INFLUENCES", {})
         everybody.versions[distribution] = version
     return everybody
+
+
+def _attending(product: Product, problem: Problem, v: Tensor) -> Multiplication:
+    """The product of a contestant, with plain attention if the problem has attention."""
+    if not problem.attention:
+        return product(problem, v)
+    with plain_attention():  # some look at the model before they multiply
+        multiplication = product(problem, v)
+
+    def call() -> object:
+        with plain_attention():
+            return multiplication.call()
+
+    return multiplication._replace(call=call)
 
 
 def reason(error: Exception) -> str:

@@ -29,7 +29,8 @@ def _hessian(problem: Problem, v: Tensor) -> Multiplication:
 
 def _gauss_newton(problem: Problem, v: Tensor) -> Multiplication:
     def losses(params: dict[str, Tensor]) -> Tensor:
-        return cross_entropy(_output(problem, params), problem.batch[1], reduction="none")
+        of_targets = cross_entropy(_output(problem, params), problem.batch[1], reduction="none")
+        return of_targets.reshape(len(of_targets), -1).mean(1)  # the mean over the positions of a text
 
     return _each(partial(fvp, losses, normalize=True), problem, v)
 

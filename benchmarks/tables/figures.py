@@ -1,19 +1,13 @@
 """Ensembles under vmap, and compiled operations, each against what they replace."""
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-import torch
-from torch import Tensor
-
+from benchmarks import sides
 from benchmarks.cases.operations import OPERATIONS
-from benchmarks.cases.problems import Problem, members, plain_gradient, stacked_members, vectors
-from benchmarks.comparison import Comparison, Figure, NotMeasured, figures
-from benchmarks.contestants import Multiplication, Products, reason
+from benchmarks.comparison import Comparison, Figure, figures
+from benchmarks.contestants import Products
 from benchmarks.plan import Plan
 from benchmarks.report import Table, columns
-from benchmarks.times import Call
 
 MEMBERS = 32
 
@@ -28,7 +22,7 @@ ABOUT = (
 
 def figures_table(plan: Plan) -> Table:
     """A row for each comparison whose problem, operation and contestant take part."""
-    shown = columns(Figure, without=("differ_by", "peak"))
+    shown = columns(Figure, without=("differ_by", "peak", "at_most", "met"))
     return Table("figures", ABOUT, shown, figures(comparisons(plan.field.products), plan))
 
 
@@ -37,65 +31,17 @@ def comparisons(contestants: Mapping[str, Products]) -> Iterator[Comparison]:
     theirs = contestants.get("pydvl", {})
     for operation in ("hessian", "gauss_newton", "inverse_harmonic_mean"):
         if operation in theirs:
-            over, loop = f"pydvl, a loop over {MEMBERS} members", partial(_loop, theirs[operation])
-            for name, ours in (("vmap", _ensemble), ("vmap+compile", _compiled_ensemble)):
-                yield Comparison(name, "tiny", operation, over, ours, loop, same=False)
+            loop = sides.loop_of_theirs(MEMBERS, theirs[operation])
+            for name, ours in (("vmap", sides.ensemble(MEMBERS)), ("vmap+compile", sides.compiled_ensemble(MEMBERS))):
+                yield Comparison(name, "tiny", operation, f"pydvl, a loop over {MEMBERS} members", ours, loop, same=None)
     for problem in PROBLEMS:
         for operation in ("hessian", "gauss_newton"):
             for name in ("jax", "jax_reverse"):
                 theirs = contestants.get(name, {})
                 if operation in theirs:
-                    single = partial(_single, theirs[operation])
-                    yield Comparison("compile", problem, operation, f"{name}, jit", _compiled, single, same=False)
+                    single = sides.theirs(theirs[operation])
+                    yield Comparison("compile", problem, operation, f"{name}, jit", sides.compiled, single, same=None)
     for problem in PROBLEMS:
         for operation in OPERATIONS:
             over = "one plain gradient, eager"
-            yield Comparison("compile", problem, operation, over, _compiled, _gradient, same=False)
-
-
-def _compiled(problem: Problem, operation: str) -> Call:
-    op = OPERATIONS[operation](problem)
-    return _after_compilation(op, problem.params, problem.buffers, problem.batch, vectors(problem))
-
-
-def _ensemble(problem: Problem, operation: str) -> Call:
-    return partial(*_of_ensemble(problem, operation))
-
-
-def _compiled_ensemble(problem: Problem, operation: str) -> Call:
-    return _after_compilation(*_of_ensemble(problem, operation))
-
-
-def _of_ensemble(problem: Problem, operation: str) -> tuple[Any, ...]:
-    """The operation under vmap over the members, and its arguments."""
-    multiply = torch.vmap(OPERATIONS[operation](problem), in_dims=(0, 0, None, None))
-    return multiply, *stacked_members(problem, MEMBERS), problem.batch, vectors(problem)
-
-
-def _after_compilation(function: Callable[..., Any], *arguments: Any) -> Call:
-    """The call of the compiled function, after a first one that compiles it.
-
-    Raises:
-        NotMeasured: if it does not compile, for want of a C++ compiler or because this torch cannot do it.
-    """
-    torch.compiler.reset()  # or one function that is compiled for many operations reaches the limit of recompilations
-    try:
-        compiled = torch.compile(function, fullgraph=True)
-        compiled(*arguments)
-    except Exception as error:
-        msg = f"does not compile here: {reason(error)}"
-        raise NotMeasured(msg) from error
-    return lambda: compiled(*arguments)
-
-
-def _loop(product: Callable[[Problem, Tensor], Multiplication], problem: Problem, _operation: str) -> Call:
-    calls = [product(member, vectors(problem)).call for member in members(problem, MEMBERS)]
-    return lambda: [call() for call in calls]
-
-
-def _single(product: Callable[[Problem, Tensor], Multiplication], problem: Problem, _operation: str) -> Call:
-    return product(problem, vectors(problem)).call
-
-
-def _gradient(problem: Problem, _operation: str) -> Call:
-    return plain_gradient(problem)
+            yield Comparison("compile", problem, operation, over, sides.compiled, sides.gradient, same=None)

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, NamedTuple
 
+from benchmarks.cases.models import perceptron
 from benchmarks.cases.operations import GRADIENT, OPERATIONS, product
 from benchmarks.cases.problems import (
     RECIPES,
     Problem,
     dimension,
-    perceptron,
     plain_gradient,
     problem_named,
     problem_of,

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Annotated, NamedTuple
 
 from benchmarks.cases.operations import GRADIENT, OPERATIONS, product
-from benchmarks.cases.problems import RECIPES, Problem, dimension, plain_gradient, problem_named, vectors
+from benchmarks.cases.problems import RECIPES, Problem, dimension, plain_gradient, problem_named, tabled, vectors
 from benchmarks.memory import peak_memories
 from benchmarks.plan import Plan, progress
 from benchmarks.report import Column, Gradients, PeakMemory, Table, columns
@@ -55,7 +55,7 @@ def operations_table(plan: Plan) -> Table:
 def cases(problems: Sequence[str], operations: Sequence[str]) -> list[Case]:
     """The rows of these problems and operations."""
     rows = []
-    for name in problems:
+    for name in tabled(problems):
         rows += [Case(name, RECIPES[name].samples, operation) for operation in (GRADIENT, *operations)]
         samples, names = MORE_SAMPLES.get(name, (0, ()))
         more = [operation for operation in operations if operation in names]

@@ -3,32 +3,21 @@
 from collections.abc import Callable, Iterator
 from typing import Annotated, NamedTuple
 
-import torch
 from torch import Tensor
 
-from benchmarks.cases.operations import OPERATIONS, REGULARIZATION, product
-from benchmarks.cases.problems import RECIPES, Problem, dimension, plain_gradient, problem_named, vectors
+from benchmarks.agreement import compared
+from benchmarks.cases.operations import OPERATIONS, product
+from benchmarks.cases.problems import RECIPES, Problem, dimension, plain_gradient, problem_named, tabled, vectors
 from benchmarks.contestants import Multiplication, NotOffered, reason
 from benchmarks.plan import Plan, progress
 from benchmarks.report import Column, Difference, Gradients, Remark, Table, columns
 from benchmarks.tables.operations import VECTORS
 from benchmarks.times import Effort, in_turn
 
-TOLERANCE = 1e-4
-"""Float32 products of the same number, summed in another order, differ by some 1e-7 to 1e-5 of their norm."""
-
-LAST_DIGITS = 2 * torch.finfo(torch.float32).eps
-"""Products that differ by at most this share of their norm count as equal, even where only a small part is compared."""
-
 ABOUT = (
     "time as a multiple of one plain gradient, and ours over theirs, taken in turn; each takes v in its own form, ours flat; "
     "the products differ by this share of their norm; another number is not timed"
 )
-
-VARYING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "inverse_harmonic_mean": lambda product, v: product * REGULARIZATION - v,
-}
-"""The part of a product that is compared, where most of the product is the vector itself."""
 
 
 class Match(NamedTuple):
@@ -68,7 +57,7 @@ def _rows(plan: Plan) -> Iterator[Match]:
 
 def _problems(plan: Plan) -> Iterator[tuple[Problem, Tensor]]:
     """Each problem with one vector, and with many unless that takes too long."""
-    for name in plan.problems:
+    for name in tabled(plan.problems):
         problem = problem_named(name)
         yield problem, vectors(problem)
         if RECIPES[name].many and not (plan.quick and dimension(problem) > 1e5):
@@ -97,20 +86,3 @@ def measured(
         return match
     turns = in_turn([ours, multiplication.call, plain_gradient(problem)], effort)
     return match._replace(ours=turns.ratio(0, 2), theirs=turns.ratio(1, 2), ratio=turns.ratio(0, 1))
-
-
-def compared(theirs: Tensor, ours: Tensor, v: Tensor, operation: str) -> tuple[float | None, str | None]:
-    """How much two products differ, over the norm of ours, and a remark if that is more than rounding."""
-    if theirs.shape != ours.shape:
-        return None, f"another shape, {tuple(theirs.shape)} and not {tuple(ours.shape)}: not timed"
-    part = VARYING.get(operation, lambda product, _: product)
-    size = float(ours.norm())
-    theirs, ours = (part(product.detach().double(), v.double()).flatten() for product in (theirs, ours))
-    distance = float((theirs - ours).norm())
-    difference = distance / float(ours.norm())
-    if difference <= TOLERANCE or distance <= LAST_DIGITS * size:
-        return difference, None
-    factor = float(theirs @ ours / (ours @ ours))
-    if float((theirs - factor * ours).norm()) <= TOLERANCE * float(theirs.norm()):
-        return difference, f"another number, {factor:.4g} times ours: not timed"
-    return difference, "another number: not timed"
