@@ -40,7 +40,7 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
     def losses(outputs: Tree, targets: Tree) -> Tensor:
         checked_outputs(outputs, batch_dim)
         n = length("the model's outputs and the targets", (outputs, targets), batch_dim)
-        if batch_dim == 0 and elementwise is not None and _elements_belong_to_samples(function, outputs, targets):
+        if batch_dim == 0 and elementwise is not None and elements_belong_to_samples(function, outputs, targets):
             values = _reduced(elementwise(outputs, _alike(function, outputs, targets)), reduction)
             return values if reduction == "sum" or function not in BY_CLASS else _counted(values, outputs, targets)
         axes = tuple(
@@ -52,7 +52,7 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
     return losses
 
 
-def _elements_belong_to_samples(function: Any, outputs: Tree, targets: Tree) -> bool:
+def elements_belong_to_samples(function: Any, outputs: Tree, targets: Tree) -> bool:
     """Whether each element of the criterion on the batch belongs to one sample, as it does without broadcasting."""
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         return False
@@ -73,10 +73,10 @@ def _counted(losses: Tensor, outputs: Tree, targets: Any) -> Tensor:
     if targets.is_floating_point():
         return losses
     counted = targets != IGNORED
-    return known(counted.all(), losses, outputs, 0, lambda: _ignored(counted))
+    return known(counted.all(), losses, outputs, 0, lambda: ignored(counted))
 
 
-def _ignored(counted: Tensor) -> ValueError:
+def ignored(counted: Tensor) -> ValueError:
     ways = {1: "leave these samples out of the batch, x[y != -100], y[y != -100]; or "}
     return ValueError(
         f"targets must not hold ignored labels ({IGNORED}) with reduction='mean', got {int((~counted).sum())} of "
