@@ -33,15 +33,16 @@ def scaled_dot_product_attention(
     wide = torch.promote_types(query.dtype, torch.float32)
     root = sqrt(1 / sqrt(query.shape[-1]) if scale is None else scale)
     logits = (query.to(wide) * root) @ (key.to(wide).mT * root)
-    output = _probabilities(logits, attn_mask) @ value.to(wide)
+    # A causal mask lets each query see a key.
+    output = _probabilities(logits, attn_mask, may_be_blind=not is_causal) @ value.to(wide)
     return output if query.dtype == wide else output.to(query.dtype)
 
 
-def _probabilities(logits: Tensor, mask: Tensor | None) -> Tensor:
+def _probabilities(logits: Tensor, mask: Tensor | None, *, may_be_blind: bool) -> Tensor:
     if mask is None:
         return logits.softmax(-1)
     logits = torch.where(mask, logits, -torch.inf) if mask.dtype == torch.bool else logits + mask
-    if not MASKED_ROWS_ARE_ZERO:
+    if not (may_be_blind and MASKED_ROWS_ARE_ZERO):
         return logits.softmax(-1)
     blind = (logits == -torch.inf).all(-1, keepdim=True)
     return logits.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
