@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import Function, forward_ad
-from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.testing import assert_close
 
 import pure_batchops as pb
@@ -33,7 +32,7 @@ class Cube(Function):
         return x**3
 
     @staticmethod
-    def setup_context(ctx, inputs, output):  # noqa: ARG004  # torch's signature
+    def setup_context(ctx, inputs, output):  # torch's signature
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 

@@ -2,11 +2,12 @@
 
 Torch has one level of forward mode for the whole process, whose end takes the tangents of all.
 
-Forward mode has rules of its own: those of torch, and those that a user wrote for an `autograd.Function`. A rule may be wrong,
-or lose a tangent. Reverse mode is the specification. With u = C J v and the product Jᵀ u of reverse mode, both sides of
-⟨Jᵀ u, v⟩ = ⟨u, J v⟩ are at hand, and differ by ⟨u, e⟩ if J v is wrong by e. This shows everything but an e with u · e = 0. Such
-an e has no accidental cause but one: entries of J v that are lost, and zero. If C is diagonal, their u is zero as well. So
-wherever an entry of J v is zero, one more backward pass shows that no entry there depends on params along v.
+Forward mode has rules of its own: those of torch, and those that a user wrote. A rule may be wrong, or lose a tangent. Reverse
+mode is the specification. With u = C J v and the product Jᵀ u of reverse mode, both sides of ⟨Jᵀ u, v⟩ = ⟨u, J v⟩ are at hand.
+They differ by ⟨u, e⟩ if J v is wrong by e. This shows every e but one with ⟨u, e⟩ = 0, which is no accident where entries of J v
+are lost, and zero: if C is diagonal, their u is zero as well. So wherever an entry of J v is zero, one more backward pass shows
+that no entry there depends on params along v. The error of a single sample is seen down to a 10⁻³ of the product in single
+precision; in double precision, down to a 10⁻⁶.
 """
 
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def refuted(pull: Pull, along: Pair, pulled: Pair) -> str:
     if coarse > 1e-6:
         return "half precision is too coarse to verify it"
     by_reverse, by_forward = _inner(product, v), _inner(u, pushed)
-    # Rounding leaves 1e-6 of the numbers in single precision. One wrong sample among 128 changes them by some 1e-2.
+    # In single precision rounding leaves some 1e-6, and this allows 6e-6. One wrong sample among 128 makes some 1e-2.
     if not (by_reverse - by_forward).abs() <= coarse**0.75 * by_forward.abs():
         return f"reverse mode gives {float(by_reverse):.6g} where forward mode gives {float(by_forward):.6g}"
     lost = [leaf == 0 for leaf in pushed if torch.count_nonzero(leaf) < leaf.numel()]

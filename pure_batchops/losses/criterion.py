@@ -77,6 +77,7 @@ def _counted(losses: Tensor, outputs: Tree, targets: Any) -> Tensor:
 
 
 def ignored(counted: Tensor) -> ValueError:
+    """The refusal of labels of which some do not count."""
     ways = {1: "leave these samples out of the batch, x[y != -100], y[y != -100]; or "}
     return ValueError(
         f"targets must not hold ignored labels ({IGNORED}) with reduction='mean', got {int((~counted).sum())} of "

@@ -65,12 +65,12 @@ def closed_curvature(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tr
 
 def _options(elementwise: Any, function: Any) -> dict[str, Any] | None:
     """The options of a criterion that change its curvature; None if one of them is not understood."""
+    given: dict[str, Any] = options_of(elementwise)
     if isinstance(elementwise, nn.Module):
-        given = {} if not is_hooked(elementwise) else {"hook": True}
-        given |= {name: getattr(elementwise, name, None) for name in _ALL}
-    else:
-        given = {name: value for name, value in options_of(elementwise).items() if name != "reduction"}
-    given = {name: value for name, value in given.items() if value is not None}
+        if is_hooked(elementwise):
+            return None
+        given = {name: getattr(elementwise, name, None) for name in _ALL}
+    given = {name: value for name, value in given.items() if value is not None and name != "reduction"}
     return {**_OPTIONS[function], **given} if given.keys() <= _OPTIONS[function].keys() else None
 
 

@@ -6,5 +6,5 @@ forward.py      a module as `forward(params, buffers, inputs)`
 live.py         running the module itself, and leaving it as it was
 wrappers.py     wrappers that cannot run so are refused
 purity.py       modules that are no pure functions are refused
-row_by_row.py   chains of torch's modules: which keep samples apart, and which are right in forward mode
+row_by_row.py   chains of torch's modules: which keep samples apart
 """

@@ -28,8 +28,11 @@ def generalized_gauss_newton(
 
     Jᵢ is the Jacobian of the model's output for sample i. ∇²criterion is the Hessian of the criterion with respect to that
     output. The matrix is the Hessian of the mean loss without the curvature of the model. It is the Fisher if the criterion
-    is the negative log-likelihood of an exponential family in its natural parameters, such as cross entropy of logits. For a
-    chain of torch's own modules, a single product computes J v in the forward pass; `at` records J instead, for many.
+    is the negative log-likelihood of an exponential family in its natural parameters, such as cross entropy of logits.
+
+    A single product computes J v in the forward pass, by forward mode, and verifies it by the pass of reverse mode that gives
+    the product. Where forward mode has a gap or is wrong, reverse mode serves. `at` records J instead, for many. The curvature
+    of cross entropy, squares and the logistic loss has a closed form; any other criterion is differentiated twice.
 
     Args:
         model: as for `sample_losses`.
@@ -80,7 +83,7 @@ def curvature_of_outputs(
     batch_dim: int,
     chunk_size: int | None,
 ) -> Operation:
-    """m(batch) = Jᵀ C J, J the Jacobian of all outputs and `curvature(outputs, targets)` the map u ↦ C u, a mean over samples."""
+    """m(batch) = Jᵀ C J, J the Jacobian of all outputs and `curvature(outputs, targets)` the map u ↦ C u, with the factor 1/n."""
     forward = pure_forward(model)
 
     def predicted(params: Params, *, buffers: Buffers, inputs: Tree) -> Tree:
@@ -103,8 +106,6 @@ def curvature_of_outputs(
 
     def single_product(params: Params, buffers: Buffers, batch: Batch, v: Tree) -> Tree | None:
         inputs, targets = pair(batch, batch_dim)
-        return product_along(
-            partial(predicted, buffers=buffers, inputs=inputs), params, v, partial(curved, inputs, targets)
-        )
+        return product_along(partial(predicted, buffers=buffers, inputs=inputs), params, v, partial(curved, inputs, targets))
 
     return operation_of(multiplication, chunk_size, single_product)
