@@ -2,12 +2,12 @@
 
 Torch has one level of forward mode for the whole process, whose end takes the tangents of all.
 
-Forward mode has rules of its own: those of torch, and those that a user wrote. A rule may be wrong, or lose a tangent. Reverse
-mode is the specification. With u = C J v and the product Jᵀ u of reverse mode, both sides of ⟨Jᵀ u, v⟩ = ⟨u, J v⟩ are at hand.
-They differ by ⟨u, e⟩ if J v is wrong by e. This shows every e but one with ⟨u, e⟩ = 0, which is no accident where entries of J v
-are lost, and zero: if C is diagonal, their u is zero as well. So wherever an entry of J v is zero, one more backward pass shows
-that no entry there depends on params along v. The error of a single sample is seen down to a 10⁻³ of the product in single
-precision; in double precision, down to a 10⁻⁶.
+Forward mode has rules of its own: those of torch, and those that a user wrote. A rule may be wrong, or lose a tangent.
+Reverse mode is the specification. With u = C J v and the product Jᵀ u of reverse mode, both sides of ⟨Jᵀ u, v⟩ = ⟨u, J v⟩ are
+at hand. They differ by ⟨u, e⟩ if J v is wrong by e. This shows every e but one with ⟨u, e⟩ = 0, which is no accident where
+entries of J v are lost, and zero: if C is diagonal, their u is zero as well. So wherever an entry of J v is zero, one more
+backward pass shows that no entry there depends on params along v. The error of a single sample is seen down to 10⁻³ of the
+product in single precision, and down to 10⁻⁶ in double precision.
 """
 
 from collections.abc import Callable

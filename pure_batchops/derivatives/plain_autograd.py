@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 
 from pure_batchops import tracing
 from pure_batchops.derivatives.forward_mode import ONE_AT_A_TIME
+from pure_batchops.kernels.first_order import first_order
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
@@ -56,7 +57,7 @@ def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree)
 
 def _recording_along(function: Callable[[Params], Tree], params: Params, v: Tree) -> tuple[Recording, list[Tensor]] | None:
     inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
-    with torch.enable_grad(), forward_ad.dual_level():
+    with torch.enable_grad(), first_order(), forward_ad.dual_level():
         duals = [forward_ad.make_dual(leaf, along.detach()) for leaf, along in zip(inputs, leaves(v), strict=True)]
         try:
             value = function(rebuilt(params, duals))

@@ -83,7 +83,7 @@ def curvature_of_outputs(
     batch_dim: int,
     chunk_size: int | None,
 ) -> Operation:
-    """m(batch) = Jᵀ C J, J the Jacobian of all outputs and `curvature(outputs, targets)` the map u ↦ C u, with the factor 1/n."""
+    """m(batch) = Jᵀ C J, J the Jacobian of all outputs, `curvature(outputs, targets)` the map u ↦ C u with the factor 1/n."""
     forward = pure_forward(model)
 
     def predicted(params: Params, *, buffers: Buffers, inputs: Tree) -> Tree:
