@@ -138,6 +138,12 @@ def forms(name):
     return law
 
 
+def one_vector(c):
+    """A vector (D,), for which forward mode may serve."""
+    found = c.operation("generalized_gauss_newton")(*c.point, c.batch, c.v[0])
+    c.close(found, c.twin.generalized_gauss_newton(c.v[:1])[0])
+
+
 def losses(c):
     expected = c.twin.losses(c.batch, c.twin.n).detach()
     c.close(c.loss(*c.point, c.batch), expected)
@@ -158,6 +164,7 @@ def monte_carlo_fisher(c):
     likelihood = pb.Likelihood(lambda output, noise: output.tanh() + noise, half_squares)
     op = pb.monte_carlo_fisher(c.forward, likelihood, samples=2, seed=SEED, batch_dim=axis)
     found = op(*c.point, c.batch, c.v)
+    c.close(op(*c.point, c.batch, c.v[0]), found[0])
     output = torch.cat([output for output, _ in c.twin.once(c.twin.jacobians)], axis)
     rows = output.movedim(axis, 0)
     noise = uniform(SEED, (2, *rows.shape), like=rows).movedim(1, 1 + axis)
@@ -174,6 +181,7 @@ LAWS = {
     "hessian finite_difference": finite_difference,
     **{f"{name} held=0": product(name, held=0) for name in OF_LOSSES[1:]},
     "gauss_newton held=7": product("gauss_newton", held=7),
+    "generalized_gauss_newton one vector": one_vector,
     "monte_carlo_fisher": monte_carlo_fisher,
     "sample_gradients": sample_gradients,
     **{f"forms {name}": forms(name) for name in OPERATIONS},

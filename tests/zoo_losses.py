@@ -9,7 +9,7 @@ from tests.zoo_rows import EVERY_LAW, NAN, Built, Row
 
 OF_OUTPUTS = (
     *("generalized_gauss_newton", "forms generalized_gauss_newton", "averaged generalized_gauss_newton"),
-    *("ensemble generalized_gauss_newton", "monte_carlo_fisher"),
+    *("ensemble generalized_gauss_newton", "generalized_gauss_newton one vector", "monte_carlo_fisher"),
 )  # a loss of one's own says nothing of outputs
 
 

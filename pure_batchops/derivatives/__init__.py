@@ -10,6 +10,9 @@ refused and why:
     jacobian: plain autograd                       jacobian: torch.func
     jacobian: forward mode of plain autograd       plain autograd refused: …        forward mode refused: …
 
+Forward mode serves single products Jᵀ C J v of any function (`jacobian.product_along`). The pass of reverse mode that gives
+the product verifies J v (`forward_mode.refuted`): forward mode that is wrong, or has a gap, is refused.
+
 A map of plain autograd that later meets a traced v makes the map of torch.func for it, and logs that.
 
 **To add a fast path:**

@@ -1,7 +1,8 @@
-"""The Jacobian of a function of params as two linear maps, J and Jᵀ, by reverse mode alone.
+"""The Jacobian of a function of params as two linear maps, J and Jᵀ, by reverse mode alone; and products Jᵀ C J v.
 
-The map u ↦ Jᵀ u is linear, so v ↦ J v is its own pullback. Forward mode has gaps (fused attention, LSTM, some losses), is slow
-in eager mode for cross-entropy, and makes zero tensors without storage, which compiled code cannot read.
+The map u ↦ Jᵀ u is linear, so v ↦ J v is its own pullback. Forward mode has gaps (LSTM, some losses), is slow in eager mode
+for cross-entropy, and makes zero tensors without storage, which compiled code cannot read. For one vector, eager forward mode
+is the cheaper way all the same: `product_along` takes it for any function, and verifies what it gives.
 
 The functions given are `partial`s (rule C1 of `tracing`).
 """
@@ -13,6 +14,7 @@ import torch
 from torch.func import vjp
 
 from pure_batchops import tracing
+from pure_batchops.derivatives.forward_mode import refuted
 from pure_batchops.derivatives.plain_autograd import plain_unless_traced, recorded_pull, recording, recording_along
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
@@ -48,23 +50,29 @@ def jacobian(function: Callable[[Params], Tree], params: Params) -> Jacobian:
     )
 
 
-def jacobian_along(function: Callable[[Params], Tree], params: Params, v: Tree) -> tuple[Tree, Tree, LinearMap] | None:
-    """The value, J v by forward mode, and u ↦ Jᵀ u: cheaper than `jacobian` for a single v, not for several.
+def product_along(
+    function: Callable[[Params], Tree], params: Params, v: Tree, curvature: Callable[[Tree], LinearMap]
+) -> Tree | None:
+    """Jᵀ C J v, C = `curvature(value)`, with J v by forward mode: cheaper than `jacobian` for a single v, not for several.
 
     Returns:
-        The three; None where `recording_along` gives None.
+        The product; None where `recording_along` gives None, the caller differentiates by what the curvature reads, or forward
+        mode and reverse mode disagree.
     """
     recorded_along = recording_along(function, params, v)
     if recorded_along is None:
         return None
-    tracing.log("jacobian: forward mode of plain autograd")
     (value, inputs), along = recorded_along
-    outputs = leaves(value)
-
-    def pull(u: Tree) -> Tree:
-        return rebuilt(params, recorded_pull(outputs, inputs, leaves(u)))
-
-    return rebuilt(value, [leaf.detach() for leaf in outputs]), rebuilt(value, along), pull
+    outputs, given = leaves(value), leaves(v)
+    curved = leaves(curvature(rebuilt(value, [leaf.detach() for leaf in outputs]))(rebuilt(value, along)))
+    if not tracing.is_traced_by_vmap_alone(curved):
+        return tracing.refused("forward mode", "the caller differentiates by something that the curvature reads")
+    product = recorded_pull(outputs, inputs, curved)
+    reason = refuted(lambda u: recorded_pull(outputs, inputs, u), (given, along), (curved, product))
+    if reason:
+        return tracing.refused("forward mode", reason)
+    tracing.log("jacobian: forward mode of plain autograd")
+    return rebuilt(params, product)
 
 
 def _transformed(function: Callable[[Params], Tree], params: Params) -> Jacobian:

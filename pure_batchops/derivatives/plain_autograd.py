@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 
 from pure_batchops import tracing
 from pure_batchops.derivatives.forward_mode import ONE_AT_A_TIME
+from pure_batchops.kernels.first_order import first_order
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
@@ -39,7 +40,7 @@ def recording(function: Callable[[Params], Tree], params: Params) -> Recording |
 def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree) -> tuple[Recording, list[Tensor]] | None:
     """The function at params, recorded, and its derivative along v by forward mode, in the same pass.
 
-    Forward mode ignores torch.no_grad, where reverse mode stops. Use this only for functions that are right in forward mode.
+    Forward mode has rules of its own, which may be wrong: `forward_mode.refuted` verifies its result.
 
     Returns:
         The recording and the leaves of J v; None where plain autograd may not serve, or forward mode fails.
@@ -56,11 +57,11 @@ def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree)
 
 def _recording_along(function: Callable[[Params], Tree], params: Params, v: Tree) -> tuple[Recording, list[Tensor]] | None:
     inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
-    with torch.enable_grad(), forward_ad.dual_level():
+    with torch.enable_grad(), first_order(), forward_ad.dual_level():
         duals = [forward_ad.make_dual(leaf, along.detach()) for leaf, along in zip(inputs, leaves(v), strict=True)]
         try:
             value = function(rebuilt(params, duals))
-        except RuntimeError as error:  # reverse mode raises the function's own errors again
+        except Exception as error:  # forward mode has gaps; reverse mode raises the function's own errors again
             return tracing.refused("forward mode", str(error))
         outputs = leaves(value)
         reason = _reason(outputs)

@@ -1,32 +1,17 @@
 """Where parameters enter the computation of a batch: one entry for each parameter (or tensor made of parameters) in a call."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from pure_batchops.gradients import elements, matrices
+from pure_batchops.gradients.entry import Entry
 from pure_batchops.gradients.kinds import layer_call
-from pure_batchops.gradients.layer import LayerKind, Options
+from pure_batchops.gradients.norm_layers import NORMS, of_norm
 from pure_batchops.sample_axis.axis import SampleAxis, tensors_in
 from pure_batchops.sample_axis.elementwise import OPERATORS, elementwise
 from pure_batchops.sample_axis.rules import RULES
-
-
-class Entry(NamedTuple):
-    """One use of a weight, of a bias, or of both, in one call on a batch.
-
-    Attributes:
-        kind, options: what the call computes from x and the weight.
-        x: the input; None where the gradient does not depend on it.
-        weight, bias: the tensors; None where there is none, or none that is a parameter.
-    """
-
-    kind: LayerKind
-    options: Options
-    x: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
 
 
 def entries(
@@ -52,6 +37,8 @@ def entries(
         seen = [Entry(kind, call.options, call.x, weight, bias)]
     elif function in matrices.PRODUCTS or function in matrices.SHIFTED:
         seen = _of_product(function, args, kwargs, is_source)
+    elif function in NORMS:
+        return of_norm(function, args, kwargs, output, where, is_source)
     elif RULES.get(function) is elementwise and not kwargs.keys() & {"out", "dtype"}:
         once = {id(source): source for source in sources}
         return _all(_of_elements(function, args, kwargs, source, output, where) for source in once.values())

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pure_batchops.gradients import elements
-from pure_batchops.gradients.entries import Entry, entries, is_in_place
+from pure_batchops.gradients.entries import entries, is_in_place
+from pure_batchops.gradients.entry import Entry
 from pure_batchops.gradients.kinds import KINDS
 from pure_batchops.gradients.layer import LayerKind, Options
 from pure_batchops.gradients.tracked import CONSTANT, MADE_OF_PARAMS, MIXED, Place, Tracked

@@ -11,6 +11,7 @@ from pure_batchops.batches import has_samples
 from pure_batchops.gradients.calls import FunctionCalls
 from pure_batchops.gradients.followed import Followed, follow, node_of
 from pure_batchops.gradients.tracked import CONSTANT, MADE_OF_PARAMS, Tracked
+from pure_batchops.kernels.first_order import first_order
 from pure_batchops.losses.checked import checked_losses
 from pure_batchops.sample_axis.axis import SampleAxis
 from pure_batchops.torch_privates import version
@@ -47,7 +48,7 @@ def recorded_losses(loss: SampleLosses, params: Params, buffers: Buffers, batch:
     tracked = _tracked(inputs, buffers, batch, traits_of(loss).batch_dim)
     calls: list[Followed] = []
     reasons: list[str] = []
-    with torch.enable_grad(), FunctionCalls(partial(follow, tracked, calls, reasons)):
+    with torch.enable_grad(), first_order("reverse"), FunctionCalls(partial(follow, tracked, calls, reasons)):
         losses = checked_losses(loss)(rebuilt(params, inputs), buffers, batch)
     unseen = _leaves_behind(losses, calls)
     if torch.is_grad_enabled() and not unseen <= {id(leaf) for leaf in inputs}:

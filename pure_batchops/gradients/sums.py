@@ -19,6 +19,7 @@ from pure_batchops.gradients.calls import FunctionCalls
 from pure_batchops.gradients.kinds import layer_call
 from pure_batchops.gradients.layer import wide
 from pure_batchops.gradients.recorded import Recorded
+from pure_batchops.kernels.first_order import first_order
 from pure_batchops.losses.checked import checked_losses
 from pure_batchops.noise import uniform
 from pure_batchops.traits import traits_of
@@ -118,7 +119,7 @@ def losses_of_parts(
     """The losses of parts of a batch of n > 1 samples that each go through the loss alone: of the first few, or of both halves."""
     axis, half = traits_of(loss).batch_dim, n // 2
     spans = [(0, half), (half, n - half)] if first is None else [(0, first)]
-    with torch.no_grad():
+    with torch.no_grad(), first_order("reverse"):
         parts = [part(batch, start, size, axis, n) for start, size in spans]
         return [checked_losses(loss)(params, buffers, each).detach() for each in parts]
 

@@ -2,6 +2,7 @@
 
 table.py           which function of torch is replaced by which
 norms.py           layer, batch, instance and group norm
+first_order.py     where torch's fused norms serve
 standardized.py    what the norms have in common
 weight_norm.py     weight norm
 cells.py           one step of LSTM, GRU and RNN

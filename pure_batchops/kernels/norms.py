@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from pure_batchops import torch_privates, tracing
+from pure_batchops.kernels.first_order import is_first_order
 from pure_batchops.kernels.standardized import Parts, are_torchs, by_channel, by_shape, by_statistics
 
 
@@ -28,7 +29,8 @@ def layer_norm(
 ) -> Tensor:
     """`torch.layer_norm`, and `torch.nn.functional.layer_norm`."""
     shape = torch.Size(normalized_shape)
-    if len(shape) == 0 or input.shape[-len(shape) :] != shape or not are_torchs(input, weight, bias, shape):
+    fits = len(shape) > 0 and input.shape[-len(shape) :] == shape
+    if not fits or not are_torchs(input, weight, bias, shape) or is_first_order():
         return torch.layer_norm(input, normalized_shape, weight, bias, eps, cudnn_enable)
     return by_shape(input, shape, weight, bias, eps)[0]
 

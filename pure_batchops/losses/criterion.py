@@ -44,7 +44,7 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
     def losses(outputs: Tree, targets: Tree) -> Tensor:
         checked_outputs(outputs, batch_dim)
         n = length("the model's outputs and the targets", (outputs, targets), batch_dim)
-        if batch_dim == 0 and elementwise is not None and _elements_belong_to_samples(function, outputs, targets):
+        if batch_dim == 0 and elementwise is not None and elements_belong_to_samples(function, outputs, targets):
             with plain_calls(outputs, targets):
                 elements = elementwise(outputs, _alike(function, outputs, targets))
             values = _reduced(elements, reduction)
@@ -62,7 +62,7 @@ with plain_calls(outputs, targets):
     return losses
 
 
-def _elements_belong_to_samples(function: Any, outputs: Tree, targets: Tree) -> bool:
+def elements_belong_to_samples(function: Any, outputs: Tree, targets: Tree) -> bool:
     """Whether each element of the criterion on the batch belongs to one sample, as it does without broadcasting."""
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         return False
@@ -84,7 +84,7 @@ def _counted(losses: Tensor, outputs: Tree, targets: Any) -> Tensor:
         return losses
     with _unseen():
         counted = targets != IGNORED
-        return known(counted.all(), losses, outputs, 0, lambda: _ignored(counted))
+        return known(counted.all(), losses, outputs, 0, lambda: ignored(counted))
 
 
 def _unseen() -> AbstractContextManager[Any]:
@@ -93,7 +93,8 @@ def _unseen() -> AbstractContextManager[Any]:
     return context
 
 
-def _ignored(counted: Tensor) -> ValueError:
+def ignored(counted: Tensor) -> ValueError:
+    """The refusal of labels of which some do not count."""
     ways = {1: "leave these samples out of the batch, x[y != -100], y[y != -100]; or "}
     return ValueError(
         f"targets must not hold ignored labels ({IGNORED}) with reduction='mean', got {int((~counted).sum())} of "

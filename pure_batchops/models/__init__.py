@@ -7,5 +7,5 @@ live.py         running the module itself with other tensors, and leaving it as 
 exchange.py     other tensors in the places of the module's own
 wrappers.py     wrappers that cannot run so are refused
 purity.py       modules that are no pure functions are refused
-row_by_row.py   chains of torch's modules: which keep samples apart, and which are right in forward mode
+row_by_row.py   chains of torch's modules: which keep samples apart
 """

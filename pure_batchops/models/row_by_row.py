@@ -1,6 +1,6 @@
-"""What is known of chains of torch's modules: whether they keep samples apart, and whether forward mode is right.
+"""What is known of chains of torch's modules: whether they keep samples apart.
 
-These are two promises with a list each. A kind of module belongs into a list only if the promise holds for it.
+A kind of module belongs into the list only if it does.
 """
 
 from typing import Any
@@ -22,18 +22,10 @@ _ACTIVATIONS: Kinds = (
 # Each of these treats the rows of axis 0 independently (a convolution or a pool only if its input has a batch axis).
 _ROW_BY_ROW: Kinds = (*_LAYERS, nn.Embedding, *_POOLS, *_NORMS, *_ACTIVATIONS)
 
-# Each of these has the right derivative in forward mode. An embedding does not: there it forgets its padding.
-_RIGHT_IN_FORWARD_MODE: Kinds = (*_LAYERS, *_POOLS, *_NORMS, *_ACTIVATIONS, nn.LayerNorm, nn.Flatten)
-
 
 def is_row_by_row(model: Any) -> bool:
     """Whether a model is a chain of torch's modules that treat the rows of axis 0, the samples, independently."""
     return all(_treats_rows_independently(module) and not is_hooked(module) for module in _chain(model))
-
-
-def is_right_in_forward_mode(model: Any) -> bool:
-    """Whether a model is a chain of torch's modules that all have the right derivative in forward mode."""
-    return all(type(module) in _RIGHT_IN_FORWARD_MODE and not is_hooked(module) for module in _chain(model))
 
 
 def _chain(model: Any) -> list[Any]:

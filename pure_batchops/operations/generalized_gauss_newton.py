@@ -8,17 +8,16 @@ from torch import Tensor, nn
 from pure_batchops import checks
 from pure_batchops.batches import length, pair
 from pure_batchops.derivatives.hessian_products import hessian_of
-from pure_batchops.derivatives.jacobian import jacobian, jacobian_along
+from pure_batchops.derivatives.jacobian import jacobian, product_along
 from pure_batchops.kernels.mode import plain_calls
 from pure_batchops.losses.criterion import output_losses
+from pure_batchops.losses.curvature import closed_curvature
 from pure_batchops.losses.evaluated import evaluated
 from pure_batchops.losses.outputs import checked_outputs
 from pure_batchops.models.forward import pure_forward
-from pure_batchops.models.row_by_row import is_right_in_forward_mode
 from pure_batchops.operations.multiplication import Multiplication, OnTrees
 from pure_batchops.operations.operation import operation_of
 from pure_batchops.points import saw_points
-from pure_batchops.trees import map_leaves
 from pure_batchops.types import Batch, Buffers, Criterion, Forward, LinearMap, Operation, Params, Tree
 
 
@@ -29,8 +28,11 @@ def generalized_gauss_newton(
 
     Jᵢ is the Jacobian of the model's output for sample i. ∇²criterion is the Hessian of the criterion with respect to that
     output. The matrix is the Hessian of the mean loss without the curvature of the model. It is the Fisher if the criterion
-    is the negative log-likelihood of an exponential family in its natural parameters, such as cross entropy of logits. For a
-    chain of torch's own modules, a single product computes J v in the forward pass; `at` records J instead, for many.
+    is the negative log-likelihood of an exponential family in its natural parameters, such as cross entropy of logits.
+
+    A single product computes J v in the forward pass, by forward mode, and verifies it by the pass of reverse mode that gives
+    the product. Where forward mode has a gap or is wrong, reverse mode serves. `at` records J instead, for many. The curvature
+    of cross entropy, squares and the logistic loss has a closed form; any other criterion is differentiated twice.
 
     Args:
         model: as for `sample_losses`.
@@ -61,14 +63,15 @@ def generalized_gauss_newton(
         Martens (2020), New Insights and Perspectives on the Natural Gradient Method.
     """
     axis = checks.axis("batch_dim", batch_dim)
-    criteria = output_losses(criterion, axis)
+    criteria, closed = output_losses(criterion, axis), closed_curvature(criterion, axis)
 
-    def total(outputs: Tree, targets: Tree) -> Tensor:
+    def mean(outputs: Tree, targets: Tree) -> Tensor:
         with plain_calls(outputs, targets):
-            return criteria(outputs, targets).sum()
+            return criteria(outputs, targets).mean()
 
     def curvature(outputs: Tree, targets: Tree) -> LinearMap:
-        return hessian_of(partial(total, targets=targets), outputs)  # samples apart: one block for each
+        # Samples are apart: the Hessian has one block for each.
+        return closed(outputs, targets) or hessian_of(partial(mean, targets=targets), outputs)
 
     return curvature_of_outputs(model, curvature, batch_dim=axis, chunk_size=chunk_size)
 
@@ -80,7 +83,7 @@ def curvature_of_outputs(
     batch_dim: int,
     chunk_size: int | None,
 ) -> Operation:
-    """m(batch) = 1/n Jᵀ C J, J the Jacobian of all outputs and `curvature(outputs, targets)` the map u ↦ C u."""
+    """m(batch) = Jᵀ C J, J the Jacobian of all outputs, `curvature(outputs, targets)` the map u ↦ C u with the factor 1/n."""
     forward = pure_forward(model)
 
     def predicted(params: Params, *, buffers: Buffers, inputs: Tree) -> Tree:
@@ -89,8 +92,7 @@ def curvature_of_outputs(
     def curved(inputs: Tree, targets: Tree, outputs: Tree) -> LinearMap:
         n = length("the model's outputs and inputs", (outputs, inputs), batch_dim)
         saw_points(n, (inputs, targets))
-        curve = curvature(outputs, targets)
-        return lambda u: map_leaves(lambda leaf: leaf / n, curve(u))  # u ↦ C u / n
+        return curvature(outputs, targets)
 
     def multiplication(params: Params, buffers: Buffers, batch: Batch) -> Multiplication:
         inputs, targets = pair(batch, batch_dim)
@@ -98,16 +100,12 @@ def curvature_of_outputs(
         curve = curved(inputs, targets, outputs)
 
         def product(v: Tree) -> Tree:
-            return pull(curve(push(v)))  # v → Jv → CJv / n → JᵀCJv / n
+            return pull(curve(push(v)))  # v → Jv → CJv → JᵀCJv
 
         return OnTrees(product)
 
     def single_product(params: Params, buffers: Buffers, batch: Batch, v: Tree) -> Tree | None:
         inputs, targets = pair(batch, batch_dim)
-        found = jacobian_along(partial(predicted, buffers=buffers, inputs=inputs), params, v)
-        if found is None:
-            return None
-        outputs, pushed, pull = found
-        return pull(curved(inputs, targets, outputs)(pushed))
+        return product_along(partial(predicted, buffers=buffers, inputs=inputs), params, v, partial(curved, inputs, targets))
 
-    return operation_of(multiplication, chunk_size, single_product if is_right_in_forward_mode(model) else None)
+    return operation_of(multiplication, chunk_size, single_product)

@@ -73,7 +73,7 @@ def monte_carlo_fisher(
 
         def curve(u: Tensor) -> Tensor:
             along = (gradients * u.movedim(dim, 0)).flatten(2).sum(-1) if rows.dim() > 1 else gradients * u
-            weights = along.reshape(*along.shape, *[1] * (rows.dim() - 1))  # gᵢₛ·uᵢ
+            weights = along.reshape(*along.shape, *[1] * (rows.dim() - 1)) / along.shape[1]  # gᵢₛ·uᵢ / n
             return (gradients * weights).mean(0).movedim(0, dim)
 
         return curve
