@@ -55,9 +55,10 @@ class Form(NamedTuple):
             if not tracing.is_untraced(blocks):  # under vmap, some may be batched and some not
                 blocks = [torch.cat(blocks, 1)]
             joined = blocks[0].new_empty(self.value.shape) if joined is None else joined  # and no second copy of all
-            start, end = end, end + len(blocks[0])
-            for columns, block in zip(joined[start:end].split([part.shape[1] for part in blocks], 1), blocks, strict=True):
-                columns.copy_(block)
+            start, end, column = end, end + len(blocks[0]), 0
+            for block in blocks:
+                joined[start:end, column : column + block.shape[1]] = block
+                column += block.shape[1]
         return joined
 
     def of_rows(self, product: Tensor) -> Vector:
