@@ -55,10 +55,10 @@ class Form(NamedTuple):
             if not tracing.is_untraced(blocks):  # under vmap, some may be batched and some not
                 blocks = [torch.cat(blocks, 1)]
             joined = blocks[0].new_empty(self.value.shape) if joined is None else joined  # and no second copy of all
-            rows = joined[end : end + len(blocks[0])]
-            for columns, block in zip(rows.split([block.shape[1] for block in blocks], 1), blocks, strict=True):
-                columns.copy_(block)
-            end += len(rows)
+            start, end, column = end, end + len(blocks[0]), 0
+            for block in blocks:
+                joined[start:end, column : column + block.shape[1]] = block
+                column += block.shape[1]
         return joined
 
     def of_rows(self, product: Tensor) -> Vector:
@@ -70,15 +70,7 @@ class Form(NamedTuple):
 
 
 def vector_form(params: Params, v: Vector) -> Form:
-    """The form of a vector.
-
-    Returns:
-        What `Form` says.
-
-    Raises:
-        TypeError: if v is neither a tensor nor a tree of tensors, or has another dtype than params.
-        ValueError: if its leaves, shapes, number of vectors or device do not fit params.
-    """
+    """The form of a vector. A TypeError or a ValueError says what in v does not fit params."""
     return form_in(layout_of(params), v)
 
 
@@ -122,10 +114,8 @@ def flatten(params: Params, v: Tree) -> Tensor:
     form = form_in(layout, v)
     if not layout.uniform:
         first = next(iter(layout.leaves.values()))
-        moved = [leaf.to(device=first.device, dtype=working_dtype(layout)) for leaf in form.value]
-        form = form._replace(value=moved)
-    rows = form.rows()
-    return rows[0] if form.vectors is None else rows
+        form = form._replace(value=[leaf.to(first.device, working_dtype(layout)) for leaf in form.value])
+    return form.rows()[0] if form.vectors is None else form.rows()
 
 
 def unflatten(params: Params, rows: Tensor) -> Tree:
