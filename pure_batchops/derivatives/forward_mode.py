@@ -56,17 +56,18 @@ def refuted(pull: Pull, along: Pair, pulled: Pair) -> str:
     # In single precision rounding leaves some 1e-6, and this allows 6e-6. One wrong sample among 128 makes some 1e-2.
     if not (by_reverse - by_forward).abs() <= coarse**0.75 * by_forward.abs():
         return f"reverse mode gives {float(by_reverse):.6g} where forward mode gives {float(by_forward):.6g}"
-    lost = [leaf == 0 for leaf in pushed if torch.count_nonzero(leaf) < leaf.numel()]
-    if lost and _depends_where_zero(pull, v, pushed):
+    zeros = sum(leaf.numel() - int(torch.count_nonzero(leaf)) for leaf in pushed)
+    # Among millions of entries, rounding makes one zero now and then.
+    if zeros > 1e-6 * sum(leaf.numel() for leaf in pushed) and _depends_where_zero(pull, v, pushed, coarse**0.75):
         return "entries of J v are zero that depend on params along v"
     return ""
 
 
-def _depends_where_zero(pull: Pull, v: list[Tensor], pushed: list[Tensor]) -> bool:
-    """Whether an entry that is zero in J v depends on params along v."""
+def _depends_where_zero(pull: Pull, v: list[Tensor], pushed: list[Tensor], rounding: float) -> bool:
+    """Whether entries that are zero in J v depend on params along v, by more than what rounds to zero."""
     noise = [torch.where(leaf == 0, 1 + uniform(0, leaf.shape, like=leaf), 0) for leaf in pushed]
-    pulled = pull(noise)
-    return any(bool((g * along).any()) for g, along in zip(pulled, v, strict=True))
+    largest = max(float(leaf.abs().max()) for leaf in pushed if leaf.numel() > 0)
+    return not abs(float(_inner(pull(noise), v))) <= rounding * largest
 
 
 def _inner(left: list[Tensor], right: list[Tensor]) -> Tensor:
