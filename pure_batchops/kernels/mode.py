@@ -61,11 +61,17 @@ _ACTIVE: ContextVar[_PlainCalls | None] = ContextVar("active", default=None)
 
 
 class _PlainCallsTraced(TorchFunctionMode):
-    """The same for the compiler, which cannot compare tensors."""
+    """The same for the compiler. `handle(function, args, kwargs, plain)`, if given, makes the calls."""
+
+    def __init__(self, handle: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.handle = handle
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if self.handle is not None:
+            return self.handle(func, args, kwargs or {}, PLAIN.get(func, func))
         return PLAIN.get(func, func)(*args, **kwargs or {})
 
 
@@ -80,7 +86,7 @@ def plain_calls(*given: Any) -> Generator[Callable[[], bool], None, None]:
         A function that says whether a derivative stopped so far, at a call under torch.no_grad.
     """
     if tracing.compiling():
-        with _traced():
+        with traced_calls(None):
             yield bool
         return
     mode = _ACTIVE.get()
@@ -121,8 +127,17 @@ def watched(*given: Any) -> Generator[Callable[[], bool], None, None]:
 
 
 @contextmanager
-def _traced() -> Generator[None, None, None]:
-    """The same for the compiler, which cannot read a ContextVar, and mixes up the calls of two modes."""
+def traced_calls(handle: Callable[..., Any] | None) -> Generator[None, None, None]:
+    """The same for the compiler, which cannot read a ContextVar, and mixes up the calls of two modes.
+
+    `handle(function, args, kwargs, plain)` makes the calls, if it is given. `plain` is the twin in plain operations.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RuntimeError: if torch is too old to compile an operation.
+    """
     if torch.__version__ < "2.6":  # it would leave the mode out without a word
         msg = f"torch.compile of an operation needs torch 2.6 or newer, got {torch.__version__}; run it without torch.compile"
         raise RuntimeError(msg)
@@ -131,7 +146,7 @@ def _traced() -> Generator[None, None, None]:
         return
     _TRACED[0] = True
     try:
-        with _PlainCallsTraced():
+        with _PlainCallsTraced(handle):
             yield
     finally:
         _TRACED[0] = False

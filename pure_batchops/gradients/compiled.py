@@ -1,0 +1,177 @@
+"""The gradients of samples under torch.compile, by layer, from one forward pass over the batch.
+
+The loss is traced twice. First to find the calls of known layers; the compiler drops this run. Then with a zero (the "tap")
+added to the output of each. The gradient by the tap is the gradient at that output. No gradient of a weight is formed.
+
+No number can be read here, so that losses which are not known to keep samples apart are checked on the graph: row i of each
+gradient at an output must become rᵢ times as large for Σ rᵢ ℓᵢ, and each half of the batch must give the same losses. If not,
+the gradients are NaN.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, vjp
+
+from pure_batchops import tracing
+from pure_batchops.gradients.attempts import attempted
+from pure_batchops.gradients.kinds import layer_call
+from pure_batchops.gradients.layer import LayerCall, LayerKind, LayerRecord, Options, bias_gradients, wide
+from pure_batchops.gradients.maps import SampleGradients, of_layers
+from pure_batchops.gradients.mixing import same_losses
+from pure_batchops.gradients.sums import factors, losses_of_halves
+from pure_batchops.gradients.taps import LayerGradients, like_input
+from pure_batchops.kernels.mode import traced_calls
+from pure_batchops.losses.checked import checked_losses
+from pure_batchops.traits import traits_of
+from pure_batchops.trees import leaves, rebuilt
+from pure_batchops.types import Batch, Buffers, Params, SampleLosses
+
+
+class _Tapped(NamedTuple):
+    """One call of a layer: the numbers of the leaves that are its weight and its bias, its kind, input and output."""
+
+    weight: int
+    bias: int | None
+    kind: LayerKind
+    options: Options
+    x: Tensor
+    output: Tensor
+
+
+def gradients_by_compiled_pass(
+    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, held: int
+) -> SampleGradients | None:
+    """The gradients of all samples, with weights kept by layer.
+
+    Returns:
+        What `SampleGradients` says; None if all gradients have at most `held` numbers, a parameter is used outside of known
+        layers, or a layer has other rows than one for each sample.
+    """
+    flat, losses_of = leaves(params), partial(_losses, loss, params, buffers, batch)
+    found: list[_Tapped] = []  # filled while the compiler traces the next line, and only then
+    n, depends = _first_run(losses_of, flat, found)
+    numbers = {call.weight for call in found} | {call.bias for call in found if call.bias is not None}
+    is_small = n * sum(leaf.numel() for leaf in flat) <= held
+    if is_small or depends or len(numbers) < len(flat) or not all(_has_rows(call, n) for call in found):
+        return None
+    zeros = [torch.zeros_like(call.output) for call in found]
+    losses, pull, inputs = vjp(partial(_tapped_losses, losses_of, flat), zeros, has_aux=True)
+    (deltas,) = pull(torch.ones_like(losses))
+    trust: Tensor | float = 1.0
+    if not traits_of(loss).independent and n > 1:
+        trust = _trust(losses, deltas, pull, loss, params, buffers, batch)
+    return of_layers(_layer_gradients(found, inputs, deltas, flat, losses), trust, params)
+
+
+def _losses(
+    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, flat: list[Tensor], handle: Callable[..., Any]
+) -> Tensor:
+    with traced_calls(handle):
+        return checked_losses(loss)(rebuilt(params, flat), buffers, batch)
+
+
+def _first_run(losses_of: Callable[..., Tensor], flat: list[Tensor], found: list[_Tapped]) -> tuple[int, bool]:
+    """The number of losses, and whether they depend on params otherwise than by known layers, whose calls are added.
+
+    Known layers get constants, so that whatever still depends on params uses them in another way, seen or not.
+    """
+    seen: list[Any] = []
+
+    def total(own: Any) -> Any:  # C3
+        def handle(function: Any, args: Any, kwargs: Any, plain: Any) -> Any:
+            call = _known_call(own, function, args, kwargs)
+            if call is None:
+                return plain(*args, **kwargs)
+            kind, read, weight, bias = call
+            output = _with_constants(own, flat, (weight, bias), plain, args, kwargs)
+            found.append(_Tapped(weight, bias, kind, read.options, read.x, output))
+            return output
+
+        losses = losses_of(own, handle)
+        seen.append((len(losses), losses.requires_grad))
+        return losses.sum()
+
+    grad(total)(flat)
+    n, depends = seen[0]
+    return n, depends
+
+
+def _tapped_losses(losses_of: Callable[..., Tensor], flat: Any, taps: Any) -> Any:
+    """The losses, and the inputs of the tapped layers."""
+    inputs: list[Any] = []
+
+    def handle(function: Any, args: Any, kwargs: Any, plain: Any) -> Any:
+        call = _known_call(flat, function, args, kwargs)
+        if call is None:
+            return plain(*args, **kwargs)
+        output = plain(*args, **kwargs) + taps[len(inputs)]
+        inputs.append(call[1].x.clone())  # in case the loss changes it in place later
+        return output
+
+    return losses_of(flat, handle), inputs
+
+
+def _known_call(own: Any, function: Any, args: Any, kwargs: Any) -> tuple[LayerKind, LayerCall, int, int | None] | None:
+    """The kind and the call of a layer whose weight is a leaf, and the numbers of its weight and its bias."""
+    kind, call = layer_call(function, args, kwargs) or (None, None)
+    if kind is None or call is None or not call.has_rows or _number(own, call.x) is not None:
+        return None
+    weight, bias = _number(own, call.weight), _number(own, call.bias)
+    return None if weight is None else (kind, call, weight, bias)
+
+
+def _number(own: Any, tensor: Any) -> int | None:
+    """The number of the leaf that a tensor is. The compiler cannot take the id of a tensor, but compares two."""
+    for number, leaf in enumerate(own):
+        if tensor is leaf:
+            return number
+    return None
+
+
+def _with_constants(own: Any, flat: Any, numbers: Any, plain: Any, args: Any, kwargs: Any) -> Any:
+    """The output of a call with the weight and the bias as constants."""
+
+    def constant(argument: Any) -> Any:
+        for number in numbers:
+            if number is not None and argument is own[number]:
+                return flat[number]
+        return argument
+
+    return plain(*[constant(part) for part in args], **{name: constant(part) for name, part in kwargs.items()})
+
+
+def _has_rows(call: _Tapped, n: int) -> bool:
+    """Whether axis 0 of a layer's input can only be the axis of the samples, and not, by chance as long, one of positions."""
+    if call.x.dim() == 0 or call.output.dim() < 2 or call.x.shape[0] != n or call.output.shape[0] != n:
+        return False
+    positions = call.output.shape[1:-1] if call.kind.bias_axis == -1 or not call.x.is_floating_point() else ()
+    return not any(length == n for length in positions)
+
+
+def _trust(losses: Tensor, deltas: Any, pull: Any, loss: Any, params: Any, buffers: Any, batch: Any) -> Tensor:
+    """1 for each sample, `(n,)`, or NaN if a row of a layer does not belong to one sample, or its half gives another loss."""
+    r = factors(losses)
+    good = losses.new_ones((), dtype=torch.bool)
+    for delta, other in zip(deltas, pull(r)[0], strict=True):
+        rows = wide(delta).flatten(1)
+        gaps = (wide(other).flatten(1) - wide(r)[:, None] * rows).norm(dim=1)
+        good = good & ~(gaps.max() > torch.finfo(delta.dtype).eps ** 0.7 * rows.norm(dim=1).max())
+    alone = torch.cat(losses_of_halves(loss, params, buffers, batch, len(losses)))
+    return torch.where(good & same_losses(alone, losses), 1.0, torch.nan)
+
+
+def _layer_gradients(found: list[_Tapped], inputs: Any, deltas: Any, flat: list[Tensor], losses: Tensor) -> LayerGradients:
+    records: dict[int, list[LayerRecord]] = {}
+    gradients: dict[int, Tensor] = {}
+    for call, row, delta in zip(found, inputs, deltas, strict=True):
+        x = row.unsqueeze(1)  # each row is a sample with a batch axis of length one
+        record = LayerRecord(call.kind, call.options, x, like_input(delta.unsqueeze(1), x))
+        records.setdefault(call.weight, []).append(record)
+        if call.bias is not None:
+            part = bias_gradients(record, flat[call.bias])
+            gradients[call.bias] = gradients[call.bias] + part if call.bias in gradients else part
+    return LayerGradients(losses, records, gradients, None)
