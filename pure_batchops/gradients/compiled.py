@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from pure_batchops import tracing
-from pure_batchops.gradients.attempts import attempted
 from pure_batchops.gradients.kinds import layer_call
 from pure_batchops.gradients.layer import LayerCall, LayerKind, LayerRecord, Options, bias_gradients, wide
 from pure_batchops.gradients.maps import SampleGradients, of_layers
@@ -51,6 +49,8 @@ def gradients_by_compiled_pass(
         What `SampleGradients` says; None if all gradients have at most `held` numbers, a parameter is used outside of known
         layers, or a layer has other rows than one for each sample.
     """
+    if torch.__version__ < "2.7":  # its compiler takes no context manager inside this mode
+        return None
     flat, losses_of = leaves(params), partial(_losses, loss, params, buffers, batch)
     found: list[_Tapped] = []  # filled while the compiler traces the next line, and only then
     n, depends = _first_run(losses_of, flat, found)
@@ -70,8 +70,7 @@ def gradients_by_compiled_pass(
 def _losses(
     loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, flat: list[Tensor], handle: Callable[..., Any]
 ) -> Tensor:
-    with traced_calls(handle):
-        return checked_losses(loss)(rebuilt(params, flat), buffers, batch)
+    return traced_calls(handle, checked_losses(loss), rebuilt(params, flat), buffers, batch)
 
 
 def _first_run(losses_of: Callable[..., Tensor], flat: list[Tensor], found: list[_Tapped]) -> tuple[int, bool]:

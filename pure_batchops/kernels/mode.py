@@ -86,7 +86,7 @@ def plain_calls(*given: Any) -> Generator[Callable[[], bool], None, None]:
         A function that says whether a derivative stopped so far, at a call under torch.no_grad.
     """
     if tracing.compiling():
-        with traced_calls(None):
+        with _traced():
             yield bool
         return
     mode = _ACTIVE.get()
@@ -127,17 +127,8 @@ def watched(*given: Any) -> Generator[Callable[[], bool], None, None]:
 
 
 @contextmanager
-def traced_calls(handle: Callable[..., Any] | None) -> Generator[None, None, None]:
-    """The same for the compiler, which cannot read a ContextVar, and mixes up the calls of two modes.
-
-    `handle(function, args, kwargs, plain)` makes the calls, if it is given. `plain` is the twin in plain operations.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        RuntimeError: if torch is too old to compile an operation.
-    """
+def _traced() -> Generator[None, None, None]:
+    """The same for the compiler, which cannot read a ContextVar, and mixes up the calls of two modes."""
     if torch.__version__ < "2.6":  # it would leave the mode out without a word
         msg = f"torch.compile of an operation needs torch 2.6 or newer, got {torch.__version__}; run it without torch.compile"
         raise RuntimeError(msg)
@@ -146,7 +137,21 @@ def traced_calls(handle: Callable[..., Any] | None) -> Generator[None, None, Non
         return
     _TRACED[0] = True
     try:
-        with _PlainCallsTraced(handle):
+        with _PlainCallsTraced():
             yield
     finally:
         _TRACED[0] = False
+
+
+def traced_calls(handle: Callable[..., Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function that the compiler traces, whose calls of torch `handle(function, args, kwargs, plain)` makes.
+
+    `plain` is the twin of the function that is called. No context manager: the compiler of torch 2.6 takes none with arguments.
+    """
+    if _TRACED[0]:  # the compiler would mix up the calls of two modes
+        return function(*arguments)
+    _TRACED[0] = True
+    with _PlainCallsTraced(handle):
+        result = function(*arguments)
+    _TRACED[0] = False
+    return result
