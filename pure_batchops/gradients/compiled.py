@@ -77,6 +77,9 @@ def _first_run(losses_of: Callable[..., Tensor], flat: list[Tensor], found: list
     """The number of losses, and whether they depend on params otherwise than by known layers, whose calls are added.
 
     Known layers get constants, so that whatever still depends on params uses them in another way, seen or not.
+
+    Returns:
+        The two.
     """
     seen: list[Any] = []
 

@@ -144,9 +144,12 @@ def _traced() -> Generator[None, None, None]:
 
 
 def traced_calls(handle: Callable[..., Any], function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a function that the compiler traces, whose calls of torch `handle(function, args, kwargs, plain)` makes.
+    """Call a function that the compiler traces. `handle(function, args, kwargs, plain)` makes its calls of torch.
 
-    `plain` is the twin of the function that is called. No context manager: the compiler of torch 2.6 takes none with arguments.
+    `plain` is the twin in plain operations of the function that is called.
+
+    Returns:
+        What the function returns.
     """
     if _TRACED[0]:  # the compiler would mix up the calls of two modes
         return function(*arguments)
