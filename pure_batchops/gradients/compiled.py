@@ -8,36 +8,22 @@ gradient at an output must become rᵢ times as large for Σ rᵢ ℓᵢ, and ea
 the gradients are NaN.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp
+from torch.func import vjp
 
-from pure_batchops.gradients.kinds import layer_call
-from pure_batchops.gradients.layer import LayerCall, LayerKind, LayerRecord, Options, bias_gradients, wide
+from pure_batchops.gradients.layer import LayerRecord, bias_gradients, wide
 from pure_batchops.gradients.maps import SampleGradients, of_layers
 from pure_batchops.gradients.mixing import same_losses
 from pure_batchops.gradients.sums import factors, losses_of_halves
 from pure_batchops.gradients.taps import LayerGradients, like_input
-from pure_batchops.kernels.mode import traced_calls
-from pure_batchops.losses.checked import checked_losses
+from pure_batchops.gradients.traced_layers import TracedCall, first_run, tapped_losses, traced_losses
 from pure_batchops.traits import traits_of
-from pure_batchops.trees import leaves, rebuilt
+from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
-
-
-class _Tapped(NamedTuple):
-    """One call of a layer: the numbers of the leaves that are its weight and its bias, its kind, input and output."""
-
-    weight: int
-    bias: int | None
-    kind: LayerKind
-    options: Options
-    x: Tensor
-    output: Tensor
 
 
 def gradients_by_compiled_pass(
@@ -51,15 +37,15 @@ def gradients_by_compiled_pass(
     """
     if torch.__version__ < "2.7":  # its compiler takes no context manager inside this mode
         return None
-    flat, losses_of = leaves(params), partial(_losses, loss, params, buffers, batch)
-    found: list[_Tapped] = []  # filled while the compiler traces the next line, and only then
-    n, depends = _first_run(losses_of, flat, found)
+    flat, losses_of = leaves(params), partial(traced_losses, loss, params, buffers, batch)
+    found: list[TracedCall] = []  # filled while the compiler traces the next line, and only then
+    n, depends = first_run(losses_of, flat, found)
     numbers = {call.weight for call in found} | {call.bias for call in found if call.bias is not None}
     is_small = n * sum(leaf.numel() for leaf in flat) <= held
     if is_small or depends or len(numbers) < len(flat) or not all(_has_rows(call, n) for call in found):
         return None
     zeros = [torch.zeros_like(call.output) for call in found]
-    losses, pull, inputs = vjp(partial(_tapped_losses, losses_of, flat), zeros, has_aux=True)
+    losses, pull, inputs = vjp(partial(tapped_losses, losses_of, flat), zeros, has_aux=True)
     (deltas,) = pull(torch.ones_like(losses))
     trust: Tensor | float = 1.0
     if not traits_of(loss).independent and n > 1:
@@ -67,86 +53,7 @@ def gradients_by_compiled_pass(
     return of_layers(_layer_gradients(found, inputs, deltas, flat, losses), trust, params)
 
 
-def _losses(
-    loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, flat: list[Tensor], handle: Callable[..., Any]
-) -> Tensor:
-    return traced_calls(handle, checked_losses(loss), rebuilt(params, flat), buffers, batch)
-
-
-def _first_run(losses_of: Callable[..., Tensor], flat: list[Tensor], found: list[_Tapped]) -> tuple[int, bool]:
-    """The number of losses, and whether they depend on params otherwise than by known layers, whose calls are added.
-
-    Known layers get constants, so that whatever still depends on params uses them in another way, seen or not.
-
-    Returns:
-        The two.
-    """
-    seen: list[Any] = []
-
-    def total(own: Any) -> Any:  # C3
-        def handle(function: Any, args: Any, kwargs: Any, plain: Any) -> Any:
-            call = _known_call(own, function, args, kwargs)
-            if call is None:
-                return plain(*args, **kwargs)
-            kind, read, weight, bias = call
-            output = _with_constants(own, flat, (weight, bias), plain, args, kwargs)
-            found.append(_Tapped(weight, bias, kind, read.options, read.x, output))
-            return output
-
-        losses = losses_of(own, handle)
-        seen.append((len(losses), losses.requires_grad))
-        return losses.sum()
-
-    grad(total)(flat)
-    n, depends = seen[0]
-    return n, depends
-
-
-def _tapped_losses(losses_of: Callable[..., Tensor], flat: Any, taps: Any) -> Any:
-    """The losses, and the inputs of the tapped layers."""
-    inputs: list[Any] = []
-
-    def handle(function: Any, args: Any, kwargs: Any, plain: Any) -> Any:
-        call = _known_call(flat, function, args, kwargs)
-        if call is None:
-            return plain(*args, **kwargs)
-        output = plain(*args, **kwargs) + taps[len(inputs)]
-        inputs.append(call[1].x.clone())  # in case the loss changes it in place later
-        return output
-
-    return losses_of(flat, handle), inputs
-
-
-def _known_call(own: Any, function: Any, args: Any, kwargs: Any) -> tuple[LayerKind, LayerCall, int, int | None] | None:
-    """The kind and the call of a layer whose weight is a leaf, and the numbers of its weight and its bias."""
-    kind, call = layer_call(function, args, kwargs) or (None, None)
-    if kind is None or call is None or not call.has_rows or _number(own, call.x) is not None:
-        return None
-    weight, bias = _number(own, call.weight), _number(own, call.bias)
-    return None if weight is None else (kind, call, weight, bias)
-
-
-def _number(own: Any, tensor: Any) -> int | None:
-    """The number of the leaf that a tensor is. The compiler cannot take the id of a tensor, but compares two."""
-    for number, leaf in enumerate(own):
-        if tensor is leaf:
-            return number
-    return None
-
-
-def _with_constants(own: Any, flat: Any, numbers: Any, plain: Any, args: Any, kwargs: Any) -> Any:
-    """The output of a call with the weight and the bias as constants."""
-
-    def constant(argument: Any) -> Any:
-        for number in numbers:
-            if number is not None and argument is own[number]:
-                return flat[number]
-        return argument
-
-    return plain(*[constant(part) for part in args], **{name: constant(part) for name, part in kwargs.items()})
-
-
-def _has_rows(call: _Tapped, n: int) -> bool:
+def _has_rows(call: TracedCall, n: int) -> bool:
     """Whether axis 0 of a layer's input can only be the axis of the samples, and not, by chance as long, one of positions."""
     if call.x.dim() == 0 or call.output.dim() < 2 or call.x.shape[0] != n or call.output.shape[0] != n:
         return False
@@ -166,7 +73,7 @@ def _trust(losses: Tensor, deltas: Any, pull: Any, loss: Any, params: Any, buffe
     return torch.where(good & same_losses(alone, losses), 1.0, torch.nan)
 
 
-def _layer_gradients(found: list[_Tapped], inputs: Any, deltas: Any, flat: list[Tensor], losses: Tensor) -> LayerGradients:
+def _layer_gradients(found: list[TracedCall], inputs: Any, deltas: Any, flat: list[Tensor], losses: Tensor) -> LayerGradients:
     records: dict[int, list[LayerRecord]] = {}
     gradients: dict[int, Tensor] = {}
     for call, row, delta in zip(found, inputs, deltas, strict=True):
