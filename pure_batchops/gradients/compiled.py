@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
+from pure_batchops.batches import part
 from pure_batchops.gradients.layer import LayerRecord, bias_gradients, wide
 from pure_batchops.gradients.maps import SampleGradients, of_layers
 from pure_batchops.gradients.mixing import same_losses
-from pure_batchops.gradients.sums import factors, losses_of_halves
+from pure_batchops.gradients.sums import factors
 from pure_batchops.gradients.taps import LayerGradients, like_input
 from pure_batchops.gradients.traced_layers import TracedCall, first_run, tapped_losses, traced_losses
+from pure_batchops.losses.checked import checked_losses
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
@@ -69,7 +71,7 @@ def _trust(losses: Tensor, deltas: Any, pull: Any, loss: Any, params: Any, buffe
         rows = wide(delta).flatten(1)
         gaps = (wide(other).flatten(1) - wide(r)[:, None] * rows).norm(dim=1)
         good = good & ~(gaps.max() > torch.finfo(delta.dtype).eps ** 0.7 * rows.norm(dim=1).max())
-    alone = torch.cat(losses_of_halves(loss, params, buffers, batch, len(losses)))
+    alone = torch.cat(_losses_of_halves(loss, params, buffers, batch, len(losses)))
     return torch.where(good & same_losses(alone, losses), 1.0, torch.nan)
 
 
@@ -84,3 +86,11 @@ def _layer_gradients(found: list[TracedCall], inputs: Any, deltas: Any, flat: li
             part = bias_gradients(record, flat[call.bias])
             gradients[call.bias] = gradients[call.bias] + part if call.bias in gradients else part
     return LayerGradients(losses, records, gradients, None)
+
+
+def _losses_of_halves(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, n: int) -> list[Tensor]:
+    """The losses of a batch of n > 1 samples, each half of which goes through the loss alone."""
+    axis, half = traits_of(loss).batch_dim, n // 2
+    with torch.no_grad():
+        parts = [part(batch, start, size, axis, n) for start, size in ((0, half), (half, n - half))]
+        return [checked_losses(loss)(params, buffers, each).detach() for each in parts]
