@@ -12,7 +12,8 @@ The first two come in one of two ways:
 
 - by one pass (`one_pass.py`): plain autograd on the whole batch, if nothing else traces the call and every parameter is the
   weight or the bias of a known layer, and nothing else. A second backward pass shows that rows of layers are samples.
-- by vmap (`by_vmap.py`): the loss of one sample is mapped over all. Under torch.compile the route "by layer" is not taken.
+- by vmap (`by_vmap.py`): the loss of one sample is mapped over all. Under torch.compile `compiled.py` takes
+  the route "by layer" instead, by one pass over the batch, if every parameter sits in known layers.
 
 Where J is not held and rows or norms are asked for, `alone.py` takes a chunk of samples at a time by vmap, or one sample
 after another if vmap cannot map the loss (control flow that depends on data). The compiler cannot go on after an error, so a

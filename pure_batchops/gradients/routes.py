@@ -11,6 +11,7 @@ from pure_batchops.gradients.alone import sums_in_double
 from pure_batchops.gradients.attempts import attempted
 from pure_batchops.gradients.by_chunks import squared_norms_by_chunks
 from pure_batchops.gradients.by_vmap import gradients_by_vmap
+from pure_batchops.gradients.compiled import gradients_by_compiled_pass
 from pure_batchops.gradients.maps import SampleGradients, of_layers
 from pure_batchops.gradients.mixing import same_losses, verified
 from pure_batchops.gradients.one_pass import gradients_by_one_pass
@@ -46,6 +47,7 @@ def gradients_of_samples(
         point = loss, params, buffers, batch
         recorded = recorded_losses(*point)
         found = None if recorded is None else _by_one_pass(recorded, *point, held)
+        found = gradients_by_compiled_pass(*point, held) if tracing.compiling() else found
         found = _by_vmap(recorded, *point, held) if found is None else found
         if found is not None:
             return found

@@ -61,11 +61,17 @@ _ACTIVE: ContextVar[_PlainCalls | None] = ContextVar("active", default=None)
 
 
 class _PlainCallsTraced(TorchFunctionMode):
-    """The same for the compiler, which cannot compare tensors."""
+    """The same for the compiler. `handle(function, args, kwargs, plain)`, if given, makes the calls."""
+
+    def __init__(self, handle: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.handle = handle
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if self.handle is not None:
+            return self.handle(func, args, kwargs or {}, PLAIN.get(func, func))
         return PLAIN.get(func, func)(*args, **kwargs or {})
 
 
@@ -135,3 +141,20 @@ def _traced() -> Generator[None, None, None]:
             yield
     finally:
         _TRACED[0] = False
+
+
+def traced_calls(handle: Callable[..., Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that the compiler traces. `handle(function, args, kwargs, plain)` makes its calls of torch.
+
+    `plain` is the twin in plain operations of the function that is called.
+
+    Returns:
+        What the function returns.
+    """
+    if _TRACED[0]:  # the compiler would mix up the calls of two modes
+        return function(*arguments)
+    _TRACED[0] = True
+    with _PlainCallsTraced(handle):
+        result = function(*arguments)
+    _TRACED[0] = False
+    return result
