@@ -52,7 +52,7 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
         axes = tuple(
             tree_map(lambda leaf: batch_dim if has_samples(leaf, batch_dim) else None, tree) for tree in (outputs, targets)
         )
-with plain_calls(outputs, targets):
+        with plain_calls(outputs, targets):
             values = torch.vmap(loss_of_one, in_dims=axes)(outputs, targets)
         with _unseen():
             whole = value_on_batch(criterion, outputs, _alike(function, outputs, targets)) if n > 1 else None
