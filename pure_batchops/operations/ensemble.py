@@ -28,7 +28,7 @@ from pure_batchops.types import Batch, Buffers, Params, Vector
 _SMALL = 2**15
 """A member is small if its params and its batch hold no more numbers: then vmap is always cheaper."""
 
-_TOGETHER = 2**21
+_TOGETHER = 2**19
 """The most numbers in one tensor of all members together."""
 
 _CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
