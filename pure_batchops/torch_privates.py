@@ -14,6 +14,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.nn.utils import parametrizations
 
+from pure_batchops import vmap_privates
+
 # The public base classes of all batch norms, instance norms and dropouts do not exist. These are as old as torch 1.5.
 # Without them the import fails: list the public classes here instead.
 BatchNorm: type[nn.Module] = nn.modules.batchnorm._BatchNorm  # noqa: SLF001
@@ -26,11 +28,12 @@ SpectralNorm: type[nn.Module] = parametrizations._SpectralNorm  # noqa: SLF001
 
 
 def transforms() -> list[Any] | None:
-    """The active transforms of torch.func, innermost last."""
+    """The active transforms of torch.func, innermost last, without those that are hidden."""
     # `torch._C._functorch.get_interpreter_stack` exists since torch 2.2. Without it the answer is None, "unknown", and every
     # fast path that asks is off.
     stack: Any = getattr(torch._C._functorch, "get_interpreter_stack", None)  # noqa: SLF001
-    return None if stack is None else (stack() or [])
+    active = None if stack is None else (stack() or [])
+    return active[vmap_privates.hidden() :] if active else active
 
 
 def may_be_vmapped() -> bool:

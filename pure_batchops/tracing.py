@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from pure_batchops import torch_privates
+from pure_batchops.members import Members, is_member_alone, members_of
 from pure_batchops.trees import leaves
 from pure_batchops.types import Params, Tree
 
@@ -46,22 +47,28 @@ compiling: Callable[[], bool] = getattr(torch.compiler, "is_compiling", lambda: 
 
 def is_untraced(params: Params) -> bool:
     """Whether no transform, no compiler and no autograd of the caller is active, so that plain autograd may serve."""
-    if compiling() or _ONLY_TORCH_FUNC.get() or torch_privates.transforms() != []:
-        return False
-    return not (torch.is_inference_mode_enabled() or torch_privates.in_forward_mode() or requires_grad(params))
+    return untraced_members(params) == Members()
+
+
+def untraced_members(params: Params) -> Members | None:
+    """The members of params if plain autograd may serve underneath vmap; None if anything else traces the call."""
+    if compiling() or _ONLY_TORCH_FUNC.get() or torch.is_inference_mode_enabled() or torch_privates.in_forward_mode():
+        return None
+    flat = leaves(params)
+    members = members_of(flat)
+    return None if members is None or requires_grad(flat) else members
 
 
 def is_traced_by_vmap_alone(v: Tree) -> bool:
     """Whether nothing but vmap looks at a vector, so that a graph of plain autograd that was recorded before may serve."""
     levels = torch_privates.transforms()
     only_vmap = levels is not None and all(level.key().name == "Vmap" for level in levels)
-    inside = [torch_privates.unwrapped(leaf) for leaf in leaves(v)]
-    return only_vmap and not requires_grad(inside) and not torch_privates.in_forward_mode()
+    return only_vmap and not requires_grad(v) and not torch_privates.in_forward_mode()
 
 
 def requires_grad(tree: Tree) -> bool:
-    """Whether the caller's autograd records a leaf of the tree."""
-    return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves(tree))
+    """Whether autograd records a leaf of the tree; also underneath vmap, whose tensors do not tell."""
+    return torch.is_grad_enabled() and any(map(is_recorded, leaves(tree)))
 
 
 def is_recorded(tensor: Tensor) -> bool:
@@ -118,7 +125,7 @@ def raise_or_nan(good: Tensor, values: Tensor, error: Callable[[Tensor], Excepti
         The values. Under vmap and torch.compile, those that are not good are NaN.
     """
     holds = readable(good.all())
-    if holds is False:
+    if holds is False and not is_member_alone():
         raise error(good)
     if holds:
         return values

@@ -13,6 +13,11 @@ refused and why:
 Forward mode serves single products Jᵀ C J v of any function (`jacobian.product_along`). The pass of reverse mode that gives
 the product verifies J v (`forward_mode.refuted`): forward mode that is wrong, or has a gap, is refused.
 
+Of an ensemble, plain autograd records all members at once underneath torch.vmap (`members`). Large members go one by one or
+the first alone, see `operations/ensemble.py`, which logs
+
+    ensemble: one by one        ensemble: the first alone, the others together        ensemble without vmap refused: …
+
 A map of plain autograd that later meets a traced v makes the map of torch.func for it, and logs that.
 
 **To add a fast path:**

@@ -11,7 +11,7 @@ from torch.func import grad, jacrev, vjp
 from pure_batchops import tracing
 from pure_batchops.derivatives.finite_difference import finite_difference
 from pure_batchops.derivatives.forward_mode import jvp_alone
-from pure_batchops.derivatives.plain_autograd import plain_unless_traced, recorded_pull, recording
+from pure_batchops.derivatives.plain_autograd import plain_unless_traced, pull_of_members, recorded_pull, recording
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
@@ -27,11 +27,12 @@ def _recorded(function: Callable[[Params], Tensor], params: Params, otherwise: C
     if recorded is None:
         return otherwise(function, params)
     tracing.log("hessian: plain autograd")
-    value, inputs = recorded
+    value, inputs, members = recorded
     with torch.enable_grad():
         gradient = recorded_pull([value], inputs, [torch.ones_like(value)], record=True)
     return plain_unless_traced(
-        lambda v: rebuilt(params, recorded_pull(gradient, inputs, leaves(v))), partial(otherwise, function, params)
+        lambda v: rebuilt(params, pull_of_members(gradient, inputs, leaves(v), members)),
+        partial(otherwise, function, params),
     )
 
 

@@ -15,9 +15,17 @@ from torch.func import vjp
 
 from pure_batchops import tracing
 from pure_batchops.derivatives.forward_mode import refuted
-from pure_batchops.derivatives.plain_autograd import plain_unless_traced, recorded_pull, recording, recording_along
+from pure_batchops.derivatives.plain_autograd import (
+    plain_unless_traced,
+    pull_of_members,
+    recorded_pull,
+    recording,
+    recording_along,
+)
+from pure_batchops.members import above
 from pure_batchops.trees import leaves, map_leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
+from pure_batchops.vmap_privates import new_leaf
 
 
 class Jacobian(NamedTuple):
@@ -34,18 +42,19 @@ def jacobian(function: Callable[[Params], Tree], params: Params) -> Jacobian:
     if recorded is None:
         return _transformed(function, params)
     tracing.log("jacobian: plain autograd")
-    value, inputs = leaves(recorded.value), recorded.inputs
-    ones = [torch.ones_like(leaf).requires_grad_() for leaf in value]  # in torch, some derivatives are not linear at zero
+    value, inputs, members = leaves(recorded.value), recorded.inputs, recorded.members
+    ones = [new_leaf(torch.ones_like(leaf)) for leaf in value]  # in torch, some derivatives are not linear at zero
     with torch.enable_grad():
         pulled = recorded_pull(value, inputs, ones, record=True)
     return Jacobian(
-        rebuilt(recorded.value, [leaf.detach() for leaf in value]),
+        rebuilt(recorded.value, [above(leaf.detach(), members) for leaf in value]),
         plain_unless_traced(
-            lambda v: rebuilt(recorded.value, recorded_pull(pulled, ones, leaves(v))),
+            lambda v: rebuilt(recorded.value, pull_of_members(pulled, ones, leaves(v), members)),
             lambda: _transformed(function, params).push,
         ),
         plain_unless_traced(
-            lambda u: rebuilt(params, recorded_pull(value, inputs, leaves(u))), lambda: _transformed(function, params).pull
+            lambda u: rebuilt(params, pull_of_members(value, inputs, leaves(u), members)),
+            lambda: _transformed(function, params).pull,
         ),
     )
 
@@ -62,7 +71,7 @@ def product_along(
     recorded_along = recording_along(function, params, v)
     if recorded_along is None:
         return None
-    (value, inputs), along = recorded_along
+    (value, inputs, _), along = recorded_along
     outputs, given = leaves(value), leaves(v)
     curved = leaves(curvature(rebuilt(value, [leaf.detach() for leaf in outputs]))(rebuilt(value, along)))
     if not tracing.is_traced_by_vmap_alone(curved):

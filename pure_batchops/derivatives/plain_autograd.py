@@ -1,7 +1,7 @@
 """The same derivatives by plain autograd, at half the cost of torch.func where models are small.
 
-Used only when no transform of torch.func, no compiler, no forward mode and no autograd of the caller is active. Otherwise we
-use torch.func, whose transforms nest.
+Used only when no compiler, no forward mode, no autograd of the caller and no transform of torch.func but vmap over params is
+active. Otherwise we use torch.func, whose transforms nest. Of an ensemble all members are recorded at once, see `members`.
 """
 
 from collections.abc import Callable
@@ -11,30 +11,36 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from pure_batchops import tracing
+from pure_batchops import torch_privates, tracing, vmap_privates
 from pure_batchops.derivatives.forward_mode import ONE_AT_A_TIME
 from pure_batchops.kernels.first_order import first_order
+from pure_batchops.members import Members, above, underneath
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import LinearMap, Params, Tree
 
 
 class Recording(NamedTuple):
-    """The value of a function, recorded by autograd, and the leaves that it was computed from."""
+    """The value of a function, recorded by autograd, and the leaves it comes from: underneath vmap, of all members."""
 
     value: Tree
     inputs: list[Tensor]
+    members: Members = Members()
 
 
 def recording(function: Callable[[Params], Tree], params: Params) -> Recording | None:
     """The function at params, recorded; None where plain autograd may not serve."""
-    if not tracing.is_untraced(params):
+    members = tracing.untraced_members(params)
+    if members is None:
         return tracing.refused("plain autograd", "something else traces the call")
-    inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
+    inputs = [vmap_privates.new_leaf(underneath(leaf, members)) for leaf in leaves(params)]
     with torch.enable_grad():
-        value = function(rebuilt(params, inputs))
-    outputs = leaves(value)
-    reason = _reason(outputs) or _reason_of_others(outputs, inputs)
-    return tracing.refused("plain autograd", reason) if reason else Recording(value, inputs)
+        value = function(rebuilt(params, [above(leaf, members) for leaf in inputs]))
+        reason = _reason(leaves(value))
+        outputs = [] if reason else [underneath(leaf, members) for leaf in leaves(value)]
+    if any(map(torch_privates.is_wrapped, outputs)):
+        reason = "the function reads something that a vmap outside maps"
+    reason = reason or _reason_of_others(outputs, inputs)
+    return tracing.refused("plain autograd", reason) if reason else Recording(rebuilt(value, outputs), inputs, members)
 
 
 def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree) -> tuple[Recording, list[Tensor]] | None:
@@ -56,7 +62,7 @@ def recording_along(function: Callable[[Params], Tree], params: Params, v: Tree)
 
 
 def _recording_along(function: Callable[[Params], Tree], params: Params, v: Tree) -> tuple[Recording, list[Tensor]] | None:
-    inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]
+    inputs = [vmap_privates.new_leaf(leaf) for leaf in leaves(params)]
     with torch.enable_grad(), first_order(), forward_ad.dual_level():
         duals = [forward_ad.make_dual(leaf, along.detach()) for leaf, along in zip(inputs, leaves(v), strict=True)]
         try:
@@ -88,6 +94,12 @@ def recorded_pull(outputs: list[Tensor], inputs: list[Tensor], u: list[Any], *, 
         allow_unused=True,
     )
     return [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(gradients, inputs, strict=True)]
+
+
+def pull_of_members(outputs: list[Tensor], inputs: list[Tensor], u: list[Tensor], members: Members) -> list[Tensor]:
+    """Jᵀ u of recorded outputs, for u and a result as vmap shows them."""
+    pulled = recorded_pull(outputs, inputs, [underneath(leaf, members) for leaf in u])
+    return [above(leaf, members) for leaf in pulled]
 
 
 def plain_unless_traced(recorded: LinearMap, transformed: Callable[[], LinearMap]) -> LinearMap:

@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import grad
 
 from pure_batchops.budget import fitting
 from pure_batchops.gradients.layer import LayerCall, LayerKind, Options, wide
+from pure_batchops.torch_privates import is_wrapped
+from pure_batchops.vmap_privates import new_leaf
 
 _METHODS = ("add", "__add__", "__radd__", "add_", "__iadd__"), ("sub", "subtract", "__sub__", "sub_", "__isub__")
 ADDS = frozenset({torch.add, *(getattr(Tensor, name) for name in _METHODS[0])})
@@ -56,14 +59,25 @@ KIND = LayerKind(_never, _outputs, _gradient, _gradients, _squared_norms)
 whose x is empty."""
 
 
-def slope(function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], weight: Tensor, output: Tensor) -> Tensor:
+def slope(
+    function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], weight: Tensor, output: Tensor
+) -> Tensor:
     """∂f/∂w at each element of the output, for a function of elements."""
     with torch.enable_grad():
-        spread = weight.detach().expand(output.shape).clone().requires_grad_()
-        replaced = [spread if part is weight else _fixed(part) for part in args]
-        named = {name: spread if part is weight else _fixed(part) for name, part in kwargs.items()}
-        (result,) = torch.autograd.grad(function(*replaced, **named).sum(), spread)
+        spread = weight.detach().expand(output.shape).clone()
+        if is_wrapped(weight):
+            return grad(lambda own: _sum(function, args, kwargs, weight, own))(spread)
+        spread = new_leaf(spread)
+        (result,) = torch.autograd.grad(_sum(function, args, kwargs, weight, spread), spread)
     return result
+
+
+def _sum(
+    function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], weight: Tensor, spread: Tensor
+) -> Tensor:
+    replaced = [spread if part is weight else _fixed(part) for part in args]
+    named = {name: spread if part is weight else _fixed(part) for name, part in kwargs.items()}
+    return function(*replaced, **named).sum()
 
 
 def _fixed(part: Any) -> Any:

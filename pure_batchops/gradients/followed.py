@@ -14,9 +14,11 @@ from pure_batchops.gradients.kinds import KINDS
 from pure_batchops.gradients.layer import LayerKind, Options
 from pure_batchops.gradients.tracked import CONSTANT, MADE_OF_PARAMS, MIXED, Place, Tracked
 from pure_batchops.losses.apart import kept_apart
+from pure_batchops.members import like
 from pure_batchops.sample_axis.axis import SampleAxis, tensors_in
 from pure_batchops.sample_axis.rules import RULES
-from pure_batchops.torch_privates import edge_of, version
+from pure_batchops.torch_privates import edge_of, unwrapped, version
+from pure_batchops.tracing import is_recorded
 
 _SAY_NOTHING = frozenset(
     {"__get__", "__len__", "size", "dim", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex"}
@@ -51,6 +53,7 @@ class Followed(NamedTuple):
     node: Any
     behind: list[Any]
     version: int
+    shown: Callable[[Tensor], Tensor]
 
 
 def follow(
@@ -59,7 +62,7 @@ def follow(
     """The output of a call. An entry is added to `calls`, or a reason against it to `reasons`."""
     writes = is_in_place(function, kwargs)
     given = tensors_in((*args, *kwargs.values()))
-    behind = [node_of(part) for part in given if part.requires_grad and writes]  # a write makes other nodes
+    behind = [node_of(part) for part in given if is_recorded(part) and writes]  # a write makes other nodes
     output = function(*args, **kwargs)
     results = [output] if isinstance(output, Tensor) else tensors_in(output) if isinstance(output, (tuple, list)) else []
     if not results:
@@ -70,7 +73,7 @@ def follow(
     if function is kept_apart:
         tracked.put(results, _of_kept_apart(tracked, args, results[0]))
         return output
-    carries = torch.is_grad_enabled() and any(part.requires_grad for part in results)
+    carries = torch.is_grad_enabled() and any(is_recorded(part) for part in results)
     sources = [part for part in given if tracked.place(part) == MADE_OF_PARAMS] if carries else []
     where = _where(tracked, function, args, kwargs, output, given)
     is_made = carries and where is None and _is_made_of_params(tracked, given)
@@ -81,7 +84,7 @@ def follow(
             return output
         calls.append(_spread_entry(sources[0], where, results[0]))
     elif sources:
-        behind = behind or [node_of(part) for part in given if part.requires_grad and tracked.place(part) != MADE_OF_PARAMS]
+        behind = behind or [node_of(part) for part in given if is_recorded(part) and tracked.place(part) != MADE_OF_PARAMS]
         place = where or _guess(tracked, args, output)
         where = where or (place if is_made else None)
         _enter(tracked, calls, reasons, function, args, kwargs, results[0], place, behind, writes)
@@ -115,7 +118,13 @@ def _guess(tracked: Tracked, args: tuple[Any, ...], output: Any) -> SampleAxis |
 
 
 def _put(
-    tracked: Tracked, function: Any, given: list[Tensor], results: list[Tensor], where: SampleAxis | None, carries: bool, writes: bool
+    tracked: Tracked,
+    function: Any,
+    given: list[Tensor],
+    results: list[Tensor],
+    where: SampleAxis | None,
+    carries: bool,
+    writes: bool,
 ) -> None:
     """Say where the samples lie in the results."""
     place: Place | None = where
@@ -146,7 +155,7 @@ def _enter(
         return isinstance(part, Tensor) and tracked.place(part) == MADE_OF_PARAMS
 
     found = None if where is None else entries(function, args, kwargs, output, where, is_source)
-    if writes and type(output.grad_fn).__name__ not in ("AddBackward0", "SubBackward0"):
+    if writes and type(unwrapped(output).grad_fn).__name__ not in ("AddBackward0", "SubBackward0"):
         found = None
     if found is None:
         reasons.append(f"{getattr(function, '__name__', function)} uses a parameter, not as the weight of a known layer")
@@ -155,9 +164,10 @@ def _enter(
 
 
 def _followed(entry: Entry, where: SampleAxis | None, output: Tensor, behind: list[Any]) -> Followed:
+    shown = partial(like, shown=output.detach())
     zeros = partial(torch.zeros, output.shape, dtype=output.dtype, device=output.device)
-    seen = -1 if entry.x is None else version(entry.x)
-    return Followed(*entry, where, zeros, edge_of(output), output.grad_fn, behind, seen)
+    seen = -1 if entry.x is None else version(unwrapped(entry.x))
+    return Followed(*entry, where, zeros, edge_of(unwrapped(output)), unwrapped(output).grad_fn, behind, seen, shown)
 
 
 def _spread_for_samples(tracked: Tracked, function: Any, args: tuple[Any, ...], output: Tensor) -> SampleAxis | None:
@@ -178,7 +188,7 @@ def _spread_entry(weight: Tensor, where: SampleAxis, output: Tensor) -> Followed
 
 def _of_kept_apart(tracked: Tracked, args: tuple[Any, ...], values: Tensor) -> Place:
     """Where the samples lie in values that we computed for each sample by itself."""
-    outputs = [part for part in args[1:] if part.requires_grad]
+    outputs = [part for part in args[1:] if is_recorded(part)]
     places = [tracked.samples(part) for part in outputs]
     n = len(values)
     are_whole = all(place is not None and place[1:] == (1, n, 1) for place in places)
@@ -187,6 +197,7 @@ def _of_kept_apart(tracked: Tracked, args: tuple[Any, ...], values: Tensor) -> P
 
 def node_of(tensor: Tensor) -> Any:
     """Where autograd made a tensor; for a leaf, where its gradient goes."""
+    tensor = unwrapped(tensor)
     if tensor.grad_fn is not None:
         return tensor.grad_fn
     with torch.enable_grad():

@@ -12,6 +12,7 @@ from torch import Tensor
 from pure_batchops import tracing
 from pure_batchops.gradients.layer import LayerRecord, weight_gradients
 from pure_batchops.gradients.taps import LayerGradients
+from pure_batchops.torch_privates import is_wrapped
 
 Records = dict[int, list[LayerRecord]]
 Formed = dict[int, Tensor]
@@ -43,6 +44,8 @@ def gradients_of_leaves(
             _add(gradients, numbers[id(tensor)], gradient)
         else:
             made.setdefault(id(tensor), (tensor, [], []))[2].append(gradient)
+    if made and any(map(is_wrapped, inputs)):
+        return tracing.refused("one pass", "a tensor made of params has members")
     behind = _leaves_behind([tensor for tensor, _, _ in made.values()], inputs)
     to_form = [number for number, leaf in enumerate(inputs) if number in behind or (number in gradients and kept[number])]
     is_small = n * sum(leaf.numel() for leaf in inputs) <= held

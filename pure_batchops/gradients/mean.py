@@ -10,6 +10,7 @@ from torch.func import grad_and_value
 from pure_batchops import checks, tracing
 from pure_batchops.derivatives.plain_autograd import recorded_pull, recording
 from pure_batchops.losses.checked import mean_loss
+from pure_batchops.members import above
 from pure_batchops.trees import parameter_leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses, Tree
 
@@ -74,7 +75,8 @@ def value_and_gradient(loss: SampleLosses) -> Callable[[Params, Buffers, Batch],
             tree, value = grad_and_value(at_batch)(params)
             return value, tree
         tracing.log("gradient: plain autograd")
-        value = recorded.value
-        return value.detach(), rebuilt(params, recorded_pull([value], recorded.inputs, [torch.ones_like(value)]))
+        value, inputs, members = recorded
+        pulled = recorded_pull([value], inputs, [torch.ones_like(value)])
+        return above(value.detach(), members), rebuilt(params, [above(leaf, members) for leaf in pulled])
 
     return both

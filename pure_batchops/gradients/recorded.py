@@ -1,20 +1,21 @@
 """The losses of a batch recorded by plain autograd, with the entries of parameters inside."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pure_batchops import tracing
+from pure_batchops import tracing, vmap_privates
 from pure_batchops.batches import has_samples
 from pure_batchops.gradients.calls import FunctionCalls
 from pure_batchops.gradients.followed import Followed, follow, node_of
 from pure_batchops.gradients.tracked import CONSTANT, MADE_OF_PARAMS, Tracked
 from pure_batchops.kernels.first_order import first_order
 from pure_batchops.losses.checked import checked_losses
+from pure_batchops.members import Members, above, underneath
 from pure_batchops.sample_axis.axis import SampleAxis
-from pure_batchops.torch_privates import version
+from pure_batchops.torch_privates import unwrapped, version
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import leaves, rebuilt
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
@@ -30,6 +31,7 @@ class Recorded(NamedTuple):
         reasons: what speaks against the one pass.
         are_apart: whether the calls prove that gradients do not mix samples.
         read_apart: whether the calls show that values do not mix samples either.
+        members: of params. Tensors are as vmap shows them.
     """
 
     losses: Tensor
@@ -38,18 +40,21 @@ class Recorded(NamedTuple):
     reasons: list[str]
     are_apart: bool
     read_apart: bool
+    members: Members
 
 
 def recorded_losses(loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch) -> Recorded | None:
     """The losses of the batch, recorded; None where plain autograd may not serve."""
-    if not tracing.is_untraced(params):
+    members = tracing.untraced_members(params)
+    if members is None:
         return tracing.refused("one pass", "something else traces the products")
-    inputs = [leaf.detach().requires_grad_() for leaf in leaves(params)]  # fresh objects, so that their ids are unique
-    tracked = _tracked(inputs, buffers, batch, traits_of(loss).batch_dim)
+    inputs = [vmap_privates.new_leaf(underneath(leaf, members)) for leaf in leaves(params)]
+    shown = [above(leaf, members) for leaf in inputs]  # fresh objects, so that their ids are unique
+    tracked = _tracked(shown, buffers, batch, traits_of(loss).batch_dim)
     calls: list[Followed] = []
     reasons: list[str] = []
     with torch.enable_grad(), first_order("reverse"), FunctionCalls(partial(follow, tracked, calls, reasons)):
-        losses = checked_losses(loss)(rebuilt(params, inputs), buffers, batch)
+        losses = checked_losses(loss)(rebuilt(params, shown), buffers, batch)
     unseen = _leaves_behind(losses, calls)
     if torch.is_grad_enabled() and not unseen <= {id(leaf) for leaf in inputs}:
         return tracing.refused("one pass", "the caller differentiates by something that the loss reads")
@@ -59,7 +64,7 @@ def recorded_losses(loss: SampleLosses, params: Params, buffers: Buffers, batch:
     are_apart = n == 1 or (tracked.samples(losses) == SampleAxis(0, 1, n, 1) and not tracked.mixed and tracked.n == n)
     if not are_apart:
         tracing.log("samples apart by calls refused: %s", next(iter(tracked.mixed), "the losses hold them in no known place"))
-    return Recorded(losses, inputs, calls, reasons, are_apart, n == 1 or (are_apart and not tracked.read))
+    return Recorded(losses, shown, calls, reasons, are_apart, n == 1 or (are_apart and not tracked.read), members)
 
 
 def _tracked(inputs: list[Tensor], buffers: Buffers, batch: Batch, axis: int) -> Tracked:
@@ -81,10 +86,14 @@ def _reasons(calls: list[Followed], losses: Tensor) -> list[str]:
     """What speaks against the pass as a whole: each entry must hold the samples, as it was when the call saw it."""
     n = len(losses)
     found = {
-        "the losses depend on no layer": not losses.requires_grad,
+        "the losses depend on no layer": not tracing.is_recorded(losses),
         "a layer has other rows than one for each sample": any(call.where is None or call.where.n != n for call in calls),
-        "a tensor was changed in place": any(call.x is not None and call.version != version(call.x) for call in calls),
-        "an output was changed in place": any(isinstance(call.edge, Tensor) and call.edge.grad_fn is not call.node for call in calls),
+        "a tensor was changed in place": any(
+            call.x is not None and call.version != version(unwrapped(call.x)) for call in calls
+        ),
+        "an output was changed in place": any(
+            isinstance(call.edge, Tensor) and call.edge.grad_fn is not call.node for call in calls
+        ),
     }
     return [reason for reason, holds in found.items() if holds]
 
@@ -92,7 +101,7 @@ def _reasons(calls: list[Followed], losses: Tensor) -> list[str]:
 def _leaves_behind(losses: Tensor, calls: list[Followed]) -> set[int]:
     """The ids of the leaves of autograd that the losses reach on a way other than by an entry."""
     seen = {call.node for call in calls}
-    nodes = {node for call in calls for node in call.behind} | ({node_of(losses)} if losses.requires_grad else set())
+    nodes = {node for call in calls for node in call.behind} | ({node_of(losses)} if tracing.is_recorded(losses) else set())
     nodes -= seen
     found = set()
     while nodes:

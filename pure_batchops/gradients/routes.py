@@ -19,6 +19,7 @@ from pure_batchops.gradients.recorded import Recorded, recorded_losses
 from pure_batchops.gradients.sums import Sum, factors, losses_of_parts, sum_of, sum_of_batch, sum_of_recorded, sum_of_rows
 from pure_batchops.gradients.taps import LayerGradients
 from pure_batchops.losses.checked import checked_losses
+from pure_batchops.members import underneath
 from pure_batchops.traits import traits_of
 from pure_batchops.trees import leaves
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses
@@ -80,7 +81,11 @@ def _same_in_parts(recorded: Recorded, loss: SampleLosses, params: Params, buffe
     parts, _ = attempted(losses_of_parts, loss, params, buffers, batch, len(losses), size)
     alone = None if parts is None else torch.cat(parts)
     expected = losses if size is None else losses[:size]
-    return alone is not None and alone.shape == expected.shape and bool(same_losses(alone, expected).all())
+    return (
+        alone is not None
+        and alone.shape == expected.shape
+        and bool(underneath(same_losses(alone, expected), recorded.members).all())
+    )
 
 
 def _by_vmap(

@@ -52,6 +52,8 @@ def sum_of(losses: Tensor, gradient: list[Tensor]) -> Sum:
 def sum_of_recorded(recorded: Recorded) -> Sum | None:
     """The sum of the batch, from its recorded losses; None if autograd refuses what the loss changed in place."""
     losses = recorded.losses
+    if recorded.members.levels:
+        return tracing.refused("recorded gradients", "they are those of an ensemble")
     try:
         gradient = recorded_pull([losses], recorded.inputs, [factors(losses)])
     except RuntimeError as error:  # the same sum is then made once more, and raises its own errors

@@ -7,6 +7,7 @@ from weakref import ref
 from torch import Tensor
 
 from pure_batchops.sample_axis.axis import SampleAxis
+from pure_batchops.tracing import is_recorded
 
 MADE_OF_PARAMS = "made of params"
 CONSTANT = "constant"
@@ -36,7 +37,7 @@ class Tracked(NamedTuple):
         found = self.places.get(id(tensor))
         if found is not None and found[0]() is tensor:
             return found[1]
-        return MIXED if isinstance(tensor, Tensor) and tensor.requires_grad else None
+        return MIXED if isinstance(tensor, Tensor) and is_recorded(tensor) else None
 
     def samples(self, tensor: Any) -> SampleAxis | None:
         """Where the samples lie in a tensor."""

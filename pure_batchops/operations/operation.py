@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pure_batchops import checks, tracing
 from pure_batchops.layouts import layout_of
 from pure_batchops.operations.derived import with_at
+from pure_batchops.operations.ensemble import large_ensemble
 from pure_batchops.operations.explained import explained
 from pure_batchops.operations.multiplication import Multiplication, OnRows, OnTrees, products
 from pure_batchops.points import Seen, counted, points_along, points_of, saw_points
@@ -110,6 +111,9 @@ def operation_of(
 
     def operation(params: Params, buffers: Buffers, batch: Batch, v: Vector = ...) -> Vector:
         form = vector_form(params, v)
+        of_large = large_ensemble(operation, params, buffers, batch, v)
+        if of_large is not None:
+            return of_large
         if tracing.compiling():
             whole = multiplication(params, buffers, batch)
             if form.vectors is None or isinstance(whole, OnRows):
