@@ -132,7 +132,10 @@ def show_to_compiled_modes(functions: Iterable[Any]) -> None:
 def edge_of(tensor: Tensor) -> Any:
     """What `torch.autograd.grad` takes the gradient at a tensor by: an edge of the graph, which later writes leave alone.
 
-    Public since torch 2.2. Before, it is the tensor itself; the caller then must not change it in place.
+    Public since torch 2.2.
+
+    Returns:
+        The edge; before torch 2.2, the tensor itself, which then must not be changed in place.
     """
     edge = getattr(torch.autograd.graph, "get_gradient_edge", None)
     return tensor if edge is None else edge(tensor)

@@ -64,11 +64,16 @@ CHAINS = {
     ),
     "input changed in place": lambda: (nn.Sequential(nn.ELU(inplace=True), nn.Linear(3, 2)), torch.randn(5, 3)),
 }
-NOT_RECORDED = {
+RECORDED = {
     "changed in place later": lambda: nn.Sequential(
         nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)
     ),
     "a norm's weights": lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)),
+}
+NOT_RECORDED = {
+    "a transposed convolution": lambda: nn.Sequential(
+        nn.Linear(3, 4), nn.Unflatten(1, (1, 4)), nn.ConvTranspose1d(1, 2, 2), nn.Flatten()
+    ),
 }
 
 

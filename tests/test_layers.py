@@ -36,7 +36,9 @@ def test_weights_of_known_layers_are_tapped_and_right(name, tapped):
     weights = {number for number, leaf in enumerate(params.values()) if leaf.dim() > 1}
     rest = sum(leaf.numel() for leaf in params.values() if leaf.dim() == 1)
     agrees(pb.declared(loss, independent=False), params, buffers, batch, held=max(1, 5 * rest))
-    assert tapped() == [weights] * 2
+    found = tapped()  # by one pass, scales and shifts are kept by layer too
+    assert len(found) == 2
+    assert all(weights <= numbers for numbers in found)
 
 
 @pytest.mark.parametrize("name", ["linear at few positions", "conv2d", "embedding"])

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import pure_batchops as pb
 from pure_batchops.models import row_by_row as independence
-from tests.layers import CHAINS, NOT_RECORDED, agrees, perceptron, problem
+from tests.layers import CHAINS, NOT_RECORDED, RECORDED, agrees, perceptron, problem
 from tests.marks import TELLS
 
 
@@ -39,6 +39,13 @@ def test_gradients_of_a_chain_are_recorded_and_right(name, recorded, said):
     assert recorded() == (["held", "held", "by layer", "by layer"] if TELLS else [None] * 4)
     if TELLS:  # otherwise vmap keeps by layer what has no other parameters
         assert said("weights by layer") == [f"weights by layer: leaves {weights}"] * 2
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_chain_with_a_write_or_a_norm_is_recorded_and_right(name, recorded):
+    loss, params, buffers, batch = problem(RECORDED[name](), torch.randn(5, 3))
+    agrees(loss, params, buffers, batch, held=10**6)
+    assert recorded() == (["held", "held"] if TELLS else [None, None])
 
 
 @pytest.mark.parametrize("name", NOT_RECORDED)

@@ -16,6 +16,7 @@ from pure_batchops.torch_privates import is_wrapped
 
 Records = dict[int, list[LayerRecord]]
 Formed = dict[int, Tensor]
+Made = dict[int, tuple[Tensor, list[LayerRecord], list[Tensor]]]
 
 
 def gradients_of_leaves(
@@ -30,10 +31,35 @@ def gradients_of_leaves(
     Returns:
         What `LayerGradients` says, all formed if they have at most `held` numbers; None if more must be formed.
     """
-    numbers, n = {id(leaf): number for number, leaf in enumerate(inputs)}, len(losses)
+    n = len(losses)
+    kept, gradients, made = _sorted(records, formed, inputs)
+    if made and any(map(is_wrapped, inputs)):
+        return tracing.refused("one pass", "a tensor made of params has members")
+    behind = _leaves_behind([tensor for tensor, _, _ in made.values()], inputs)
+    to_form = [number for number in kept if number in behind or (number in gradients and kept[number])]
+    is_small = n * sum(leaf.numel() for leaf in inputs) <= held
+    most = sum(inputs[number].numel() for number in to_form) + sum(tensor.numel() for tensor, _, _ in made.values())
+    if not is_small and n * most > held:
+        return tracing.refused("one pass", f"gradients of tensors made of params have more than {held} numbers")
+    if made and not _pull_to_leaves(made, inputs, gradients):
+        return tracing.refused("one pass", "vmap cannot map the pullback of a tensor made of params")
+    with torch.no_grad():
+        for number in kept if is_small else to_form:
+            leaf = inputs[number].detach()
+            for record in kept[number]:
+                _add(gradients, number, weight_gradients(record, leaf))
+            if number not in gradients:
+                gradients[number] = leaf.new_zeros(n, *leaf.shape)
+    by_layer = {number: used for number, used in kept.items() if number not in gradients}
+    return LayerGradients(losses, by_layer, gradients, None)
+
+
+def _sorted(records: Any, formed: Any, inputs: list[Tensor]) -> tuple[Records, Formed, Made]:
+    """The records and the formed gradients of each leaf, by its number, and those of each tensor that is made of leaves."""
+    numbers = {id(leaf): number for number, leaf in enumerate(inputs)}
     kept: Records = {number: [] for number in range(len(inputs))}
     gradients: Formed = {}
-    made: dict[int, tuple[Tensor, list[LayerRecord], list[Tensor]]] = {}
+    made: Made = {}
     for tensor, record in records:
         if id(tensor) in numbers:
             kept[numbers[id(tensor)]].append(record)
@@ -44,25 +70,7 @@ def gradients_of_leaves(
             _add(gradients, numbers[id(tensor)], gradient)
         else:
             made.setdefault(id(tensor), (tensor, [], []))[2].append(gradient)
-    if made and any(map(is_wrapped, inputs)):
-        return tracing.refused("one pass", "a tensor made of params has members")
-    behind = _leaves_behind([tensor for tensor, _, _ in made.values()], inputs)
-    to_form = [number for number, leaf in enumerate(inputs) if number in behind or (number in gradients and kept[number])]
-    is_small = n * sum(leaf.numel() for leaf in inputs) <= held
-    most = sum(inputs[number].numel() for number in to_form) + sum(tensor.numel() for tensor, _, _ in made.values())
-    if not is_small and n * most > held:
-        return tracing.refused("one pass", f"gradients of tensors made of params have more than {held} numbers")
-    if made and not _pull_to_leaves(made, inputs, gradients):
-        return tracing.refused("one pass", "vmap cannot map the pullback of a tensor made of params")
-    with torch.no_grad():
-        for number in range(len(inputs)) if is_small else to_form:
-            for record in kept.pop(number):
-                _add(gradients, number, weight_gradients(record, inputs[number].detach()))
-            if number not in gradients:
-                gradients[number] = inputs[number].new_zeros(n, *inputs[number].shape)
-    for number in gradients:
-        kept.pop(number, None)
-    return LayerGradients(losses, kept, gradients, None)
+    return kept, gradients, made
 
 
 def _add(gradients: Formed, number: int, part: Tensor) -> None:
@@ -79,9 +87,10 @@ def _leaves_behind(tensors: list[Tensor], inputs: list[Tensor]) -> set[int]:
     return {number for number, part in enumerate(parts) if part is not None}
 
 
-def _pull_to_leaves(made: Any, inputs: list[Tensor], gradients: Formed) -> bool:
+def _pull_to_leaves(made: Made, inputs: list[Tensor], gradients: Formed) -> bool:
     """Add the gradients of tensors that are made of params to those of the leaves; False if vmap cannot map the pullback."""
-    tensors, rows = [], []
+    tensors: list[Tensor] = []
+    rows: list[Any] = []
     for tensor, records, parts in made.values():
         with torch.no_grad():
             every = [*parts, *(weight_gradients(record, tensor.detach()) for record in records)]

@@ -26,7 +26,7 @@ def _gradient(x: Tensor, delta: Tensor, like: Tensor, options: Options) -> Tenso
 
 def _gradients(x: Tensor, delta: Tensor, like: Tensor, options: Options) -> Tensor:
     of_transpose = linear.KIND.gradients
-    assert of_transpose is not None  # noqa: S101
+    assert of_transpose is not None
     return of_transpose(delta, x, like, options)  # Σₜ xₜ δₜᵀ
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from pure_batchops import tracing
-from pure_batchops.gradients.followed import Followed
 from pure_batchops.gradients.layer import LayerRecord, bias_gradients, wide
 from pure_batchops.gradients.made_of_params import gradients_of_leaves
 from pure_batchops.gradients.recorded import Recorded
 from pure_batchops.gradients.sums import factors
 from pure_batchops.gradients.taps import LayerGradients, like_input
+from pure_batchops.gradients.uses import Followed
 from pure_batchops.members import Members, underneath
 from pure_batchops.sample_axis.axis import first
 
@@ -34,7 +34,9 @@ def gradients_by_one_pass(recorded: Recorded, held: int) -> LayerGradients | Non
     deltas = _pulled(losses, calls, torch.ones_like(losses), recorded.members)
     if deltas is None:
         return None
-    if not recorded.are_apart and not _rows_are_samples(losses, calls, deltas, recorded.members):
+    if recorded.mixed:
+        tracing.refused("samples apart by calls", recorded.mixed)
+    if recorded.mixed and not _rows_are_samples(losses, calls, deltas, recorded.members):
         return tracing.refused("one pass", "a row of a layer's output does not belong to one sample alone")
     with torch.no_grad():
         records, formed = _records(calls, deltas)

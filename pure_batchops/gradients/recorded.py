@@ -9,8 +9,9 @@ from torch import Tensor
 from pure_batchops import tracing, vmap_privates
 from pure_batchops.batches import has_samples
 from pure_batchops.gradients.calls import FunctionCalls
-from pure_batchops.gradients.followed import Followed, follow, node_of
-from pure_batchops.gradients.tracked import CONSTANT, MADE_OF_PARAMS, Tracked
+from pure_batchops.gradients.followed import follow
+from pure_batchops.gradients.tracked import CONSTANT, MADE_OF_PARAMS, Tracked, depth
+from pure_batchops.gradients.uses import Followed, node_of
 from pure_batchops.kernels.first_order import first_order
 from pure_batchops.losses.checked import checked_losses
 from pure_batchops.members import Members, above, underneath
@@ -29,7 +30,7 @@ class Recorded(NamedTuple):
         inputs: the leaves of params.
         calls: the entries, in order.
         reasons: what speaks against the one pass.
-        are_apart: whether the calls prove that gradients do not mix samples.
+        mixed: why the calls do not prove that gradients keep samples apart; empty if they do.
         read_apart: whether the calls show that values do not mix samples either.
         members: of params. Tensors are as vmap shows them.
     """
@@ -38,7 +39,7 @@ class Recorded(NamedTuple):
     inputs: list[Tensor]
     calls: list[Followed]
     reasons: list[str]
-    are_apart: bool
+    mixed: str
     read_apart: bool
     members: Members
 
@@ -61,10 +62,10 @@ def recorded_losses(loss: SampleLosses, params: Params, buffers: Buffers, batch:
     reasons += _reasons(calls, losses)
     reasons += ["a use of a parameter was not seen"] * any(id(leaf) in unseen for leaf in inputs)
     n = len(losses)
-    are_apart = n == 1 or (tracked.samples(losses) == SampleAxis(0, 1, n, 1) and not tracked.mixed and tracked.n == n)
-    if not are_apart:
-        tracing.log("samples apart by calls refused: %s", next(iter(tracked.mixed), "the losses hold them in no known place"))
-    return Recorded(losses, shown, calls, reasons, are_apart, n == 1 or (are_apart and not tracked.read), members)
+    in_place = tracked.samples(losses) == SampleAxis(0, 1, n, 1) and tracked.n == n
+    mixed = [] if n == 1 else tracked.mixed + ["the losses hold the samples in no known place"] * (not in_place)
+    read_apart = n == 1 or not (mixed or tracked.read)
+    return Recorded(losses, shown, calls, reasons, next(iter(mixed), ""), read_apart, members)
 
 
 def _tracked(inputs: list[Tensor], buffers: Buffers, batch: Batch, axis: int) -> Tracked:
@@ -72,7 +73,7 @@ def _tracked(inputs: list[Tensor], buffers: Buffers, batch: Batch, axis: int) ->
     tensors = [leaf for leaf in leaves(batch) if isinstance(leaf, Tensor)]
     lengths = {leaf.shape[axis] for leaf in tensors if has_samples(leaf, axis)}
     n = lengths.pop() if len(lengths) == 1 else None
-    tracked = Tracked({}, n, [], [])
+    tracked = Tracked({}, n, [], [], depth())
     tracked.put((leaf for leaf in leaves(buffers) if isinstance(leaf, Tensor)), CONSTANT)
     tracked.put(inputs, MADE_OF_PARAMS)
     if n is not None:

@@ -118,7 +118,7 @@ def sum_of_rows(rows: list[Tensor], losses: Tensor, start: int = 0) -> Sum:
 def losses_of_parts(
     loss: SampleLosses, params: Params, buffers: Buffers, batch: Batch, n: int, first: int | None
 ) -> list[Tensor]:
-    """The losses of parts of a batch of n > 1 samples that each go through the loss alone: of the first few, or of both halves."""
+    """The losses of parts of a batch of n > 1 samples that go through the loss alone: the first few, or both halves."""
     axis, half = traits_of(loss).batch_dim, n // 2
     spans = [(0, half), (half, n - half)] if first is None else [(0, first)]
     with torch.no_grad(), first_order("reverse"):

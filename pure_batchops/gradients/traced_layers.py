@@ -8,7 +8,7 @@ from torch.func import grad
 
 from pure_batchops.gradients.kinds import layer_call
 from pure_batchops.gradients.layer import LayerCall, LayerKind, Options
-from pure_batchops.kernels.mode import traced_calls
+from pure_batchops.kernels.traced import traced_calls
 from pure_batchops.losses.checked import checked_losses
 from pure_batchops.trees import rebuilt
 from pure_batchops.types import Batch, Buffers, Params, SampleLosses

@@ -7,6 +7,7 @@ from weakref import ref
 from torch import Tensor
 
 from pure_batchops.sample_axis.axis import SampleAxis
+from pure_batchops.torch_privates import transforms
 from pure_batchops.tracing import is_recorded
 
 MADE_OF_PARAMS = "made of params"
@@ -17,6 +18,11 @@ Place = SampleAxis | str
 it carries a gradient, and nothing else is known."""
 
 
+def depth() -> int:
+    """How many transforms of torch.func are active."""
+    return len(transforms() or [])
+
+
 class Tracked(NamedTuple):
     """Places of tensors, and what speaks against the proof that samples stay apart.
 
@@ -25,12 +31,14 @@ class Tracked(NamedTuple):
         n: the number of samples, or None if the batch does not say.
         mixed: why gradients may mix samples, beyond the places: a tensor with a place was changed in place, say.
         read: why values may mix samples, on ways that carry no gradient.
+        depth: how many transforms are active. Calls inside further ones, which the loss takes itself, are not followed.
     """
 
     places: dict[int, tuple[Any, Place]]
     n: int | None
     mixed: list[str]
     read: list[str]
+    depth: int
 
     def place(self, tensor: Any) -> Place | None:
         """What is known of a tensor. Without a place, one that carries a gradient is mixed."""

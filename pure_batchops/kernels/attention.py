@@ -24,7 +24,9 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """`torch.nn.functional.scaled_dot_product_attention`."""
     both = is_causal and attn_mask is not None  # torch refuses it
-    is_fused = is_first_order("reverse") and attn_mask is None  # with a mask, the fused kernels treat masked rows in their own way
+    is_fused = (
+        is_first_order("reverse") and attn_mask is None
+    )  # with a mask, the fused kernels treat masked rows in their own way
     if is_fused or dropout_p != 0 or both or min(query.dim(), key.dim(), value.dim()) < 2 or query.is_nested:
         options = {"enable_gqa": True} if enable_gqa else {}
         return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)

@@ -1,6 +1,7 @@
 """Where nothing but first derivatives is taken, torch's fused norms are right, and faster than plain operations.
 
-If reverse mode alone takes them, so is torch's fused attention."""
+If reverse mode alone takes them, so is torch's fused attention.
+"""
 
 from collections.abc import Generator
 from contextlib import contextmanager

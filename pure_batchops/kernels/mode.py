@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from pure_batchops import tracing
 from pure_batchops.kernels.foreign import MAY_HOLD_PARAMETERS, refuse_foreign
 from pure_batchops.kernels.table import PLAIN
+from pure_batchops.kernels.traced import traced
 
 _EAGER = {**PLAIN, Tensor.data.__get__: Tensor.detach}  # type: ignore[attr-defined]  # torch.func does not stop at .data
 _FIRST_ORDER: ContextVar[bool] = ContextVar("first_order", default=False)
-_TRACED = [False]  # a list: after a write into a dict, the compiler refuses some models
 _CHECKPOINTED = (
     "loss must not use hooks on saved tensors, as activation checkpointing does: it would compute the forward pass again in "
     "the backward pass, with other numbers than params; switch checkpointing off: model.gradient_checkpointing_disable(), or "
@@ -60,21 +60,6 @@ class _PlainCalls(TorchFunctionMode):
 _ACTIVE: ContextVar[_PlainCalls | None] = ContextVar("active", default=None)
 
 
-class _PlainCallsTraced(TorchFunctionMode):
-    """The same for the compiler. `handle(function, args, kwargs, plain)`, if given, makes the calls."""
-
-    def __init__(self, handle: Callable[..., Any] | None = None) -> None:
-        super().__init__()
-        self.handle = handle
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if self.handle is not None:
-            return self.handle(func, args, kwargs or {}, PLAIN.get(func, func))
-        return PLAIN.get(func, func)(*args, **kwargs or {})
-
-
 @contextmanager
 def plain_calls(*given: Any) -> Generator[Callable[[], bool], None, None]:
     """Within this context, torch runs plain operations where its own kernels have wrong derivatives, or none.
@@ -86,7 +71,7 @@ def plain_calls(*given: Any) -> Generator[Callable[[], bool], None, None]:
         A function that says whether a derivative stopped so far, at a call under torch.no_grad.
     """
     if tracing.compiling():
-        with _traced():
+        with traced():
             yield bool
         return
     mode = _ACTIVE.get()
@@ -124,37 +109,3 @@ def watched(*given: Any) -> Generator[Callable[[], bool], None, None]:
         yield lambda: mode.stopped
     finally:
         _ACTIVE.reset(token)
-
-
-@contextmanager
-def _traced() -> Generator[None, None, None]:
-    """The same for the compiler, which cannot read a ContextVar, and mixes up the calls of two modes."""
-    if torch.__version__ < "2.6":  # it would leave the mode out without a word
-        msg = f"torch.compile of an operation needs torch 2.6 or newer, got {torch.__version__}; run it without torch.compile"
-        raise RuntimeError(msg)
-    if _TRACED[0]:
-        yield
-        return
-    _TRACED[0] = True
-    try:
-        with _PlainCallsTraced():
-            yield
-    finally:
-        _TRACED[0] = False
-
-
-def traced_calls(handle: Callable[..., Any], function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function that the compiler traces. `handle(function, args, kwargs, plain)` makes its calls of torch.
-
-    `plain` is the twin in plain operations of the function that is called.
-
-    Returns:
-        What the function returns.
-    """
-    if _TRACED[0]:  # the compiler would mix up the calls of two modes
-        return function(*arguments)
-    _TRACED[0] = True
-    with _PlainCallsTraced(handle):
-        result = function(*arguments)
-    _TRACED[0] = False
-    return result

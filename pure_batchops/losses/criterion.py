@@ -34,12 +34,7 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
     function, reduction, elementwise = recognized(criterion)
 
     def loss_of_one(output: Tree, target: Tree) -> Tensor:
-        value = criterion(_with_axis(output, batch_dim), _with_axis(_alike(function, output, target), batch_dim))
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            seen = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            msg = f"criterion must return one number per sample, got {seen}; use reduction='mean' or 'sum', or reduce yourself"
-            raise ValueError(msg)
-        return value.reshape(())
+        return _one_number(criterion(_with_axis(output, batch_dim), _with_axis(_alike(function, output, target), batch_dim)))
 
     def losses(outputs: Tree, targets: Tree) -> Tensor:
         checked_outputs(outputs, batch_dim)
@@ -52,14 +47,23 @@ def output_losses(criterion: Criterion, batch_dim: int) -> Callable[[Tree, Tree]
         axes = tuple(
             tree_map(lambda leaf: batch_dim if has_samples(leaf, batch_dim) else None, tree) for tree in (outputs, targets)
         )
+        with _unseen():  # first, as the criterion may write into the outputs
+            whole = value_on_batch(criterion, outputs, _alike(function, outputs, targets)) if n > 1 else None
         with plain_calls(outputs, targets):
             values = torch.vmap(loss_of_one, in_dims=axes)(outputs, targets)
         with _unseen():
-            whole = value_on_batch(criterion, outputs, _alike(function, outputs, targets)) if n > 1 else None
             values = agreeing(values, whole, outputs, batch_dim)
         return kept_apart(values, *leaves(outputs))
 
     return losses
+
+
+def _one_number(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        seen = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        msg = f"criterion must return one number per sample, got {seen}; use reduction='mean' or 'sum', or reduce yourself"
+        raise ValueError(msg)
+    return value.reshape(())
 
 
 def elements_belong_to_samples(function: Any, outputs: Tree, targets: Tree) -> bool:

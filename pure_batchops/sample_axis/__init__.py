@@ -10,5 +10,5 @@ A call without a rule proves nothing, and a slower way decides. So a missing rul
 **To add a rule**: a function `(given, args, kwargs, output) -> SampleAxis | None` in the file of its kind, a row in
 `rules.py`, and a row in `tests/test_sample_axis.py`, which compares it with the Jacobian.
 
-axis (the samples along an axis) · elementwise, reductions, shapes, products, layers (rules) · rules (the table).
+axis (the samples along an axis) · elementwise, reductions, shapes, pieces, products, layers (rules) · rules (the table).
 """

@@ -46,10 +46,10 @@ def layer_norm(given: Given, args: tuple[Any, ...], kwargs: dict[str, Any], outp
 
 def batch_norm(given: Given, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> SampleAxis | None:  # noqa: ARG001
     """Where the samples lie after `F.batch_norm` with running statistics."""
-    x, training = argument(args, kwargs, 0, "input"), argument(args, kwargs, 5, "training", False)
+    x, training = argument(args, kwargs, 0, "input"), argument(args, kwargs, 5, "training")
     where = given(x)
     others = tensors_in((*args[1:], *(value for name, value in kwargs.items() if name != "input")))
-    if where is None or training is not False or any(given(other) is not None for other in others):
+    if where is None or training or any(given(other) is not None for other in others):
         return None
     return where if where.axis != 1 else None
 
@@ -57,7 +57,7 @@ def batch_norm(given: Given, args: tuple[Any, ...], kwargs: dict[str, Any], outp
 def embedding(given: Given, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> SampleAxis | None:  # noqa: ARG001
     """Where the samples lie in the rows that are looked up."""
     index, weight = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "weight")
-    rescales = argument(args, kwargs, 3, "max_norm") is not None or argument(args, kwargs, 5, "scale_grad_by_freq", False)
+    rescales = argument(args, kwargs, 3, "max_norm") is not None or argument(args, kwargs, 5, "scale_grad_by_freq")
     return None if rescales or given(weight) is not None else given(index)
 
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from pure_batchops.sample_axis.axis import Given, Rule, SampleAxis, argument, axes_of
 
 REDUCED = (
-    *("sum", "mean", "nansum", "nanmean", "std", "var", "amax", "amin", "logsumexp", "prod", "all", "any", "argmax", "argmin"),
-    *("max", "min", "median", "nanmedian", "mode", "count_nonzero", "std_mean", "var_mean"),
+    *("sum", "mean", "nansum", "nanmean", "std", "var", "amax", "amin", "logsumexp", "prod", "all", "any", "argmax"),
+    *("argmin", "max", "min", "median", "nanmedian", "mode", "count_nonzero", "std_mean", "var_mean"),
 )
-"""Sums and their like. `dim` is the second argument; without it all axes go. `max` and `min` of two tensors are not covered."""
+"""Sums and their like. `dim` is the second argument; without it all axes go. Not `max` of two tensors."""
 
 ALONG = (
     *("softmax", "log_softmax", "softmin", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "flip", "glu"),
@@ -47,7 +47,12 @@ def along(position: int = 1, default: int | None = None) -> Rule:
 
 
 def _along(
-    given: Given, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, position: int, default: int | None  # noqa: ARG001
+    given: Given,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Any,  # noqa: ARG001
+    position: int,
+    default: int | None,
 ) -> SampleAxis | None:
     x = argument(args, kwargs, 0, "input")
     where, dims = given(x), _dims(args, kwargs, position)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812  # its usual name
 
-from pure_batchops.sample_axis import elementwise, layers, products, reductions, shapes
+from pure_batchops.sample_axis import elementwise, layers, pieces, products, reductions, shapes
 from pure_batchops.sample_axis.axis import Rule
 
 _SPACES: tuple[Any, ...] = (torch, torch.Tensor, F, torch.special, torch.linalg)
@@ -16,6 +16,7 @@ _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(elementwise.OPERATORS, elementwise.elementwise),
     **dict.fromkeys(shapes.REGROUPED, shapes.grouped),
     **shapes.RULES,
+    **pieces.RULES,
     **dict.fromkeys(reductions.REDUCED, reductions.reduced),
     **dict.fromkeys(reductions.ALONG, reductions.along()),
     **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "__matmul__"), products.matrix_product),
@@ -24,8 +25,11 @@ _BY_NAME: dict[str, Rule] = {
 }
 
 _OWN: dict[Any, Rule] = {
-    **{F.softmax: reductions.along(), F.log_softmax: reductions.along(), F.glu: reductions.along(default=-1)},
-    **{torch.sort: reductions.along(default=-1), torch.Tensor.sort: reductions.along(default=-1)},
+    F.softmax: reductions.along(),
+    F.log_softmax: reductions.along(),
+    F.glu: reductions.along(default=-1),
+    torch.sort: reductions.along(default=-1),
+    torch.Tensor.sort: reductions.along(default=-1),
     **dict.fromkeys((torch.norm, torch.Tensor.norm, torch.linalg.norm, torch.linalg.vector_norm), reductions.normed),
     F.normalize: reductions.along(2, 1),
     F.linear: products.linear,
@@ -44,8 +48,9 @@ _OWN: dict[Any, Rule] = {
     **dict.fromkeys((F.cross_entropy, F.nll_loss), layers.cross_entropy),
     **dict.fromkeys((F.mse_loss, F.huber_loss, F.smooth_l1_loss, F.l1_loss), elementwise.losses_of_elements),
     **dict.fromkeys((F.binary_cross_entropy, F.binary_cross_entropy_with_logits), elementwise.losses_of_elements),
-    **{F.poisson_nll_loss: elementwise.losses_of_elements, F.kl_div: elementwise.losses_of_elements},
-    **{descriptor.__get__: rule for descriptor, rule in shapes.GETTERS.items()},
+    F.poisson_nll_loss: elementwise.losses_of_elements,
+    F.kl_div: elementwise.losses_of_elements,
+    **{descriptor.__get__: rule for descriptor, rule in shapes.GETTERS.items()},  # type: ignore[attr-defined]
 }
 
 

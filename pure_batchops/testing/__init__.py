@@ -11,7 +11,7 @@ raises an AssertionError that begins with "got" if the law is broken, and return
 name it in the table, and plant a wrong operation that breaks this law and no other in the tests.
 """
 
-from pure_batchops.gradients.routes import gradient_route
+from pure_batchops.gradients.route import gradient_route
 from pure_batchops.testing.averages import AVERAGE_LAWS, check_average
 from pure_batchops.testing.losses import LOSS_LAWS, check_loss
 from pure_batchops.testing.operations import LAWS, check_operation
