@@ -1,10 +1,11 @@
 """Each call of torch inside a loss is followed: where its samples lie, what is made of parameters, and where those enter."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pure_batchops.gradients.call import Call
 from pure_batchops.gradients.entries import entries, is_in_place
 from pure_batchops.gradients.kinds import KINDS
 from pure_batchops.gradients.tracked import CONSTANT, MADE_OF_PARAMS, MIXED, Place, Tracked, depth
@@ -23,32 +24,6 @@ _SAY_NOTHING = frozenset(
 """Functions that return no tensor, and read no number of one."""
 
 
-class Call(NamedTuple):
-    """One call of a function of torch.
-
-    Attributes:
-        function, args, kwargs: the call.
-        given: the tensors among its arguments.
-        output: what it returned, and `results`, the tensors in that.
-        carries: whether a result carries a gradient.
-        writes: whether the call wrote into an argument.
-    """
-
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    given: list[Tensor]
-    output: Any
-    results: list[Tensor]
-    carries: bool
-    writes: bool
-
-    @property
-    def name(self) -> str:
-        """Of the function."""
-        return str(getattr(self.function, "__name__", self.function))
-
-
 def follow(
     tracked: Tracked, uses: list[Followed], reasons: list[str], function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
@@ -56,7 +31,7 @@ def follow(
     if depth() != tracked.depth:  # a parameter that is used there comes to light as a leaf behind the losses
         return function(*args, **kwargs)
     writes, given = is_in_place(function, kwargs), tensors_in((*args, *kwargs.values()))
-    behind = [node_of(part) for part in given if is_recorded(part) and writes]  # a write makes other nodes
+    behind = _behind(tracked, given) if writes else []  # a write makes other nodes
     output = function(*args, **kwargs)
     results = [output] if isinstance(output, Tensor) else tensors_in(output) if isinstance(output, (tuple, list)) else []
     carries = torch.is_grad_enabled() and any(is_recorded(part) for part in results)
@@ -92,9 +67,8 @@ def _where(tracked: Tracked, call: Call) -> SampleAxis | None:
     """Where the samples lie in the output, by the rule of the function."""
     rule = RULES.get(call.function)
     places = [tracked.place(part) for part in call.given]
-    if rule is None or MIXED in places or not any(isinstance(place, SampleAxis) for place in places):
-        return None
-    return rule(tracked.samples, call.args, call.kwargs, call.output)
+    is_known = MIXED not in places and any(isinstance(place, SampleAxis) for place in places)
+    return rule(tracked.samples, call.args, call.kwargs, call.output) if rule is not None and is_known else None
 
 
 def _holds_no_samples(tracked: Tracked, part: Tensor) -> bool:
@@ -137,8 +111,13 @@ def _enter(
     if found is None:
         reasons.append(f"{call.name} uses a parameter, not as the weight of a known layer")
         return
-    behind = behind or [node_of(part) for part in call.given if is_recorded(part) and not is_source(part)]
+    behind = behind or _behind(tracked, call.given)
     uses.extend(followed(entry, where, call.results[0], behind) for entry in found)
+
+
+def _behind(tracked: Tracked, given: list[Tensor]) -> list[Any]:
+    """The nodes that made the arguments which are not made of parameters alone."""
+    return [node_of(part) for part in given if is_recorded(part) and tracked.place(part) != MADE_OF_PARAMS]
 
 
 def _of_kept_apart(tracked: Tracked, call: Call) -> Place:
