@@ -10,10 +10,13 @@
 
 The first two come in one of two ways:
 
-- by one pass (`one_pass.py`): plain autograd on the whole batch, if nothing else traces the call and every parameter is the
-  weight or the bias of a known layer, and nothing else. A second backward pass shows that rows of layers are samples.
-- by vmap (`by_vmap.py`): the loss of one sample is mapped over all. Under torch.compile `compiled.py` takes
-  the route "by layer" instead, by one pass over the batch, if every parameter sits in known layers.
+- by one pass (`one_pass.py`): plain autograd on the whole batch, if nothing but a vmap over members traces the call. Every
+  call of torch is followed (`followed.py`): where its samples lie, what is made of parameters alone, and where those enter the
+  batch. Per entry, the input and the gradient at the output are enough. Taken if each parameter enters in a known way. The
+  rules of `pure_batchops.sample_axis` prove that samples stay apart; where a call has no rule, a second backward pass decides.
+- by vmap (`by_vmap.py`): the loss of one sample is mapped over all.
+
+Under torch.compile the route "by layer" comes from one pass of torch.func with taps (`compiled.py`).
 
 Where J is not held and rows or norms are asked for, `alone.py` takes a chunk of samples at a time by vmap, or one sample
 after another if vmap cannot map the loss (control flow that depends on data). The compiler cannot go on after an error, so a
@@ -36,7 +39,7 @@ debug level what was chosen, and in records of their own what was refused and wh
     gradients of samples: held, by vmap            by vmap refused: …
     gradients of samples: by layer, by one pass
     gradients of samples: by layer, by vmap        weights by layer: leaves [0, 2]
-    gradients of samples: unformed
+    gradients of samples: unformed                 samples apart by calls refused: …
     gradient: plain autograd                       gradient: torch.func
 
 These messages are stable: tests read them. `pure_batchops.derivatives` has those of the derivatives.
@@ -61,9 +64,11 @@ As an example, the scale of a group norm. Its weight is the third argument:
 
     KINDS[F.group_norm] = LayerKind(read, outputs)                     # the bias lies along axis 1 of the output
 
-**The files.** layer (what a kind says, and what follows from it) · linear, convolution, embedding (one kind each) · kinds
-(the table) · calls (the calls inside a loss, and who is a weight) · recorded (the losses of the batch with their layers),
-one_pass · flag (was a weight used?), taps, by_vmap · single (one sample out of a batch) · attempts (errors that choose a
-slower way) · sums (random sums of gradients) · mixing (does a sample depend on others?) · alone, by_chunks (gradients that
-are not held) · maps (J as linear maps) · routes (the choice) · sample, norms, mean (the public functions).
+**The files.** layer (what a kind says, and what follows from it) · linear, convolution, embedding, matrices, elements,
+norm_layers (one kind each) · kinds (the table) · calls (parameters in the calls inside a loss) · tracked, call, followed
+(what is known of each tensor) · entry, entries, uses (where parameters enter) · made_of_params (tensors made of parameters) ·
+recorded (the losses of the batch, followed), one_pass · traced_layers, compiled (under the compiler) · flag (was a weight
+used?), taps, by_vmap · single (one sample out of a batch) · attempts (errors that choose a slower way) · sums (random sums
+of gradients) · mixing (does a sample depend on others?) · alone, by_chunks (gradients that are not held) · maps (J as linear
+maps) · routes (the choice), route (its name) · sample, norms, mean (the public functions).
 """
