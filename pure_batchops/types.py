@@ -49,14 +49,12 @@ class Traits(NamedTuple):
     Attributes:
         batch_dim: of a loss, the axis of the samples in its batches.
         independent: of a loss, whether the loss of each sample depends on no other sample.
-        row_by_row: of a loss, whether its model is known to keep the rows of axis 0 apart in every layer.
         plain: of a loss, whether it enters `plain_calls` itself, wherever it runs code that is not ours.
         terms: of an average, the batches one by one.
     """
 
     batch_dim: int = 0
     independent: bool = False
-    row_by_row: bool = False
     plain: bool = False
     terms: Terms | None = None
 

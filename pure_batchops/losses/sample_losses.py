@@ -48,10 +48,8 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
         >>> loss({"slope": torch.tensor(2.0)}, {}, (torch.tensor([1.0, 2.0]), torch.tensor([0.0, 0.0])))
         tensor([ 4., 16.])
     """
-    forward, axis = (
-        pure_forward(model) if isinstance(model, nn.Module) else _plain(pure_forward(model)),
-        checks.axis("batch_dim", batch_dim),
-    )
+    forward, axis = pure_forward(model), checks.axis("batch_dim", batch_dim)
+    forward = forward if isinstance(model, nn.Module) else _plain(forward)
     criteria = output_losses(criterion, axis)
 
     def loss(params: Params, buffers: Buffers, batch: Batch) -> Tensor:
@@ -60,9 +58,9 @@ def sample_losses(model: nn.Module | Forward, criterion: Criterion, batch_dim: i
         saw_losses(len(losses))
         return losses
 
-    row_by_row = axis == 0 and is_row_by_row(model)
+    is_apart = axis == 0 and is_row_by_row(model)
     is_known = recognized(criterion).elementwise is not None  # any other is compared with its value on the batch
-    return marked(loss, Traits(batch_dim=axis, independent=row_by_row and is_known, row_by_row=row_by_row, plain=True))
+    return marked(loss, Traits(batch_dim=axis, independent=is_apart and is_known, plain=True))
 
 
 def _plain(forward: Forward) -> Forward:
